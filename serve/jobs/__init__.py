@@ -1,0 +1,1 @@
+"""Work behind the command line: benchmarks, evaluations and model preparation."""
