@@ -11,8 +11,9 @@ PalateError
 │   └── ModelNotFound      404
 ├── MethodNotAllowed       405
 ├── Overloaded             429    with Retry-After
-└── EngineUnavailable      503    with Retry-After
-    └── GenerationFailed   500    a generation that had begun broke off
+├── EngineUnavailable      503    with Retry-After
+│   └── GenerationFailed   500    a generation that had begun broke off
+└── DeadlineExceeded       504
 """
 
 from __future__ import annotations
@@ -135,9 +136,27 @@ class EngineUnavailable(PalateError):
     retry_after_s = 5
 
 
+class DeadlineExceeded(PalateError):
+    """The request took longer than the server allows."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
 class GenerationFailed(EngineUnavailable):
     """A generation that had begun broke off."""
 
     status = 500
     code = "generation_failed"
     retry_after_s = None
+
+
+def restore(kind: str, message: str, param: str | None, code: str | None) -> PalateError:
+    """Make an error again from its class name, as it crosses processes; an unknown name becomes PalateError."""
+    classes = {PalateError.__name__: PalateError}
+    pending = [PalateError]
+    while pending:
+        for cls in pending.pop().__subclasses__():
+            classes[cls.__name__] = cls
+            pending.append(cls)
+    return classes.get(kind, PalateError)(message, param=param, code=code)
