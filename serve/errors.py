@@ -125,7 +125,7 @@ class Overloaded(PalateError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
-    retry_after_s = 1
+    retry_after_s: int | None = 1
 
 
 class EngineUnavailable(PalateError):
@@ -133,7 +133,7 @@ class EngineUnavailable(PalateError):
 
     status = 503
     code = "engine_unavailable"
-    retry_after_s = 5
+    retry_after_s: int | None = 5
 
 
 class DeadlineExceeded(PalateError):

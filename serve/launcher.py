@@ -46,23 +46,28 @@ def serve_forever(config: Config, home: Home) -> None:
     _check_port(config.http.host, config.http.port)
     if config.engine.kind == "vllm" and config.model.id in EMBEDDED_MODELS:
         resolve(config.model.id, home)
-    stop = threading.Event()
-    with _adopted_processes(), _runtime_folder() as runtime, _signals(stop), _ray_stopped_at_exit():
+    stop = _Stop()
+    with _adopted_processes(), _runtime_folder() as runtime, _ray_stopped_at_exit(), stop.on_signals():
         _set_environment(config, runtime)
         begin = time.monotonic()
         _say(f"starting Ray and the engine ({config.engine.kind}: {config.model.name}); this takes up to two minutes")
-        _deploy(config, runtime, stop)
-        if not stop.is_set():
-            address = f"http://{_shown_host(config.http.host)}:{config.http.port}"
-            _say(f"ready after {time.monotonic() - begin:.0f} s")
-            sys.stdout.write(
-                f"Palate answers on {address}  (API: {address}/v1, reference: {address}/docs; Ctrl-C stops)\n"
-            )
-            sys.stdout.flush()
-            stop.wait()
-            _say("stopping: running requests may finish")
-            _drain(config)
+        _start_ray(config, runtime)
+        with stop.on_signals():  # Ray has put its own in place
+            _deploy(config, stop)
+            _serve_until(config, stop, begin)
     _say("stopped")
+
+
+def _serve_until(config: Config, stop: _Stop, begin: float) -> None:
+    if stop.asked.is_set():
+        return
+    address = f"http://{_shown_host(config.http.host)}:{config.http.port}"
+    _say(f"ready after {time.monotonic() - begin:.0f} s")
+    sys.stdout.write(f"Palate answers on {address}  (API: {address}/v1, reference: {address}/docs; Ctrl-C stops)\n")
+    sys.stdout.flush()
+    stop.asked.wait()
+    _say("stopping: running requests may finish")
+    _drain(config, stop)
 
 
 def _say(text: str) -> None:
@@ -103,28 +108,37 @@ def _set_environment(config: Config, runtime: Path) -> None:
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0",
+            "RAY_worker_niceness": "0",  # Ray would run the engine at 15, behind everything else on the machine
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
-            "RAY_SERVE_ENABLE_HA_PROXY": str(int(config.http.proxy == "haproxy")),
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy" / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "haproxy" / "admin.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime / "haproxy"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "haproxy" / "server-state"),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # our loops never block; a thread only delays
+            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+            "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
             "TRANSFORMERS_VERBOSITY": "error",
+            **_proxy_environment(config, runtime),
         }
     )
 
 
-def _deploy(config: Config, runtime: Path, stop: threading.Event) -> None:
-    import ray  # noqa: PLC0415 - reads the environment at import
-    from ray import serve  # noqa: PLC0415
-    from ray.serve.schema import LoggingConfig  # noqa: PLC0415
+def _proxy_environment(config: Config, runtime: Path) -> dict[str, str]:
+    if config.http.proxy != "haproxy":
+        return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    folder = runtime / "haproxy"
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    }
 
-    from serve.app import build  # noqa: PLC0415
+
+def _start_ray(config: Config, runtime: Path) -> None:
+    import ray  # noqa: PLC0415 - reads the environment at import
 
     engine = config.engine
     most = engine.autoscaling.max_replicas if engine.autoscaling else engine.num_replicas
@@ -137,20 +151,30 @@ def _deploy(config: Config, runtime: Path, stop: threading.Event) -> None:
         _temp_dir=str(runtime / "ray"),
         _node_ip_address="127.0.0.1",
     )
+
+
+def _deploy(config: Config, stop: _Stop) -> None:
+    from ray import serve  # noqa: PLC0415 - reads the environment at import
+    from ray.serve.schema import LoggingConfig  # noqa: PLC0415
+
+    from serve.app import build  # noqa: PLC0415
+
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-    serve.start(http_options={"host": config.http.host, "port": config.http.port}, logging_config=quiet)
+    location = "Disabled" if config.http.proxy == "none" else "EveryNode"
+    http_options = {"host": config.http.host, "port": config.http.port}
+    serve.start(proxy_location=location, http_options=http_options, logging_config=quiet)
     application = serve.RunTarget(target=build(config), name="palate", route_prefix="/", logging_config=quiet)
     serve.run_many([application], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     _wait_until_ready(config, stop)
 
 
-def _wait_until_ready(config: Config, stop: threading.Event) -> None:
+def _wait_until_ready(config: Config, stop: _Stop) -> None:
     from ray import serve  # noqa: PLC0415
 
     url = f"http://{_shown_host(config.http.host)}:{config.http.port}/ready"
     deadline = time.monotonic() + START_TIMEOUT_S
     with httpx.Client(timeout=2.0, trust_env=False) as client:
-        while not stop.wait(0.25) and time.monotonic() < deadline:
+        while not stop.asked.wait(0.25) and time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(url).status_code == httpx.codes.OK:
                     return
@@ -158,11 +182,11 @@ def _wait_until_ready(config: Config, stop: threading.Event) -> None:
             if application is not None and application.status == "DEPLOY_FAILED":
                 messages = [item.message for item in application.deployments.values() if item.message]
                 raise EngineUnavailable("The engine did not start.\n" + "\n".join(messages or [application.message]))
-    if not stop.is_set():
+    if not stop.asked.is_set():
         raise EngineUnavailable(f"The engine did not start within {START_TIMEOUT_S:.0f} s.")
 
 
-def _drain(config: Config) -> None:
+def _drain(config: Config, stop: _Stop) -> None:
     """Let running requests finish, up to the configured time."""
     from ray import serve  # noqa: PLC0415
 
@@ -172,7 +196,9 @@ def _drain(config: Config) -> None:
 
     worker = threading.Thread(target=delete, daemon=True)
     worker.start()
-    worker.join(config.engine.drain_timeout_s + 2.0)
+    deadline = time.monotonic() + config.engine.drain_timeout_s + 2.0
+    while worker.is_alive() and time.monotonic() < deadline and not stop.hurried.wait(0.1):
+        pass
 
 
 @contextmanager
@@ -184,21 +210,26 @@ def _ray_stopped_at_exit() -> Iterator[None]:
             sys.modules["ray"].shutdown()
 
 
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `stop`; a second one ends the process at once (its children too)."""
+class _Stop:
+    """Asked to stop by SIGINT or SIGTERM; asked twice, without draining."""
 
-    def handle(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.hurried = threading.Event()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Handle the signals while inside."""
+
+        def handle(_number: int, _frame: object) -> None:
+            (self.hurried if self.asked.is_set() else self.asked).set()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

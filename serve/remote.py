@@ -1,7 +1,7 @@
 """A service over engine replicas: what an ingress replica asks, and how it notices that nobody answers.
 
-Requests go by Ray Serve's handle, tokens come back by `serve.transport`. Readiness is watched in the background, so that
-requests fail at once, and not after a wait, while no engine is up.
+Requests go by Ray Serve's handle, tokens come back by `serve.transport`. Readiness is watched in the background, so
+that requests fail at once, and not after a wait, while no engine is up.
 """
 
 from __future__ import annotations

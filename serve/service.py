@@ -1,6 +1,6 @@
 """What the HTTP API asks of the rest of the server, in one small protocol.
 
-`LocalService` answers from an engine in this process (tests, embedding); `serve.remote.RayService` from engine replicas.
+`LocalService` answers from an engine in this process (tests, embedding); `serve.remote.RayService` from replicas.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tokens from engine replicas to ingress replicas, past Ray's object store.
 
-A Ray call carries each request (so Ray Serve balances, limits, cancels and notices deaths); its tokens take this way: one
-ZeroMQ message an engine step holds the outputs of all of an ingress's requests in that step. A stream is named by 128
-random bits, so nobody else on the network can add to it; messages are msgpack with a fixed schema, never pickle.
+A Ray call carries each request (so Ray Serve balances, limits, cancels and notices deaths); its tokens take this way:
+one ZeroMQ message an engine step holds the outputs of all of an ingress's requests in that step. A stream is named by
+128 random bits, so nobody else on the network can add to it; messages are msgpack with a fixed schema, never pickle.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from serve.errors import InvalidRequest, MethodNotAllowed, NotFound, PalateError
 
 logger = logging.getLogger("palate.api")
 
+UNION_TAGS = {"str", "int", "none", "NamedToolChoice", "text", "json_object", "json_schema"}
 DESCRIPTION = """An OpenAI-compatible endpoint in front of one base model.
 
 Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
@@ -128,8 +129,10 @@ def _from_validation(error: RequestValidationError) -> InvalidRequest:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
-    # Union members stand in the location by their class names; a client knows only its own keys and positions.
-    path = [part for part in first["loc"][1:] if isinstance(part, int) or (part.islower() and "[" not in part)]
+    if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
+        return InvalidRequest("The body must be a JSON object, sent with 'Content-Type: application/json'.")
+    # Members of unions stand in the location too; a client knows only its own keys and positions.
+    path = [part for part in first["loc"][1:] if part not in UNION_TAGS and not (isinstance(part, str) and "[" in part)]
     param = ".".join(str(part) for part in path) or None
     if first["type"] == "extra_forbidden":
         return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")

@@ -33,7 +33,27 @@ from serve.engines.protocol import (
 )
 from serve.errors import ContextLengthExceeded, EngineUnavailable, GenerationFailed, InvalidRequest
 
-VOCABULARY = ["a", "answer", "and", "any", "as", "at", "be", "but", "by", "can", "clear", "do", "each", "for", "from", "good", "has", "here", "if", "in", "is", "it", "just", "like", "long", "may", "more", "not", "of", "on", "one", "or", "plain", "say", "short", "so", "some", "that", "the", "then", "there", "this", "to", "use", "way", "well", "what", "when", "will", "with", "word", "you"]
+VOCABULARY = (
+    *("a", "answer", "and", "any", "as", "at", "be", "but", "by", "can", "clear", "do", "each", "for", "from", "good"),
+    *("has", "here", "if", "in", "is", "it", "just", "like", "long", "may", "more", "not", "of", "on", "one", "or"),
+    *(
+        "plain",
+        "say",
+        "short",
+        "so",
+        "some",
+        "that",
+        "the",
+        "then",
+        "there",
+        "this",
+        "to",
+        "use",
+        "way",
+        "well",
+        "what",
+    ),
+)
 DEFAULT_LENGTH = 24
 TOKEN = re.compile(r"\s*\S+|\s+$")
 DIRECTIVE = re.compile(r"\[\[(\w+)(?::\s*(.*?))?\]\]", re.DOTALL)
@@ -84,7 +104,7 @@ class ScriptedEngine:
         if num_prompt_tokens >= model.max_model_len:
             raise ContextLengthExceeded.of(num_prompt_tokens, model.max_model_len, request.prompt_param)
         _validate_response_format(request.response_format)
-        directives = {name: value for name, value in DIRECTIVE.findall(prompt)}
+        directives: dict[str, str] = dict(DIRECTIVE.findall(prompt))
         self._obey(directives)
         choices = [
             _Choice(request, prompt, index, directives, model.max_model_len - num_prompt_tokens)
@@ -241,22 +261,18 @@ def _validate_response_format(response_format: dict[str, Any] | None) -> None:
 
 
 def _schema_of(response_format: dict[str, Any]) -> dict[str, Any]:
-    schema = (response_format.get("json_schema") or {}).get("schema")
-    return schema if isinstance(schema, dict) else {"type": "object"}
+    schema: dict[str, Any] | None = (response_format.get("json_schema") or {}).get("schema")
+    return schema or {"type": "object"}
 
 
 def _minimal_instance(schema: Any) -> Any:
     """Make the plainest value that fits the common parts of JSON Schema."""
     if not isinstance(schema, dict):
         return {}
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if schema.get(key):
-            return _minimal_instance(schema[key][0])
+    given = [schema[key] for key in ("const", "default") if key in schema] + list(schema.get("enum") or ())
+    nested = [option for key in ("anyOf", "oneOf", "allOf") for option in schema.get(key) or ()]
+    if given or nested:
+        return given[0] if given else _minimal_instance(nested[0])
     kind = schema.get("type", "object")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":
@@ -264,7 +280,6 @@ def _minimal_instance(schema: Any) -> Any:
         return {
             name: _minimal_instance(properties.get(name, {"type": "string"})) for name in schema.get("required", ())
         }
-    if kind == "array":
-        return [_minimal_instance(schema.get("items", {"type": "string"}))] * int(schema.get("minItems", 0))
-    plain: dict[str, Any] = {"string": "word", "integer": 0, "number": 0.0, "boolean": True, "null": None}
+    plain: dict[str, Any] = {"string": "word", "integer": 0, "number": 0.0, "boolean": True}
+    plain["array"] = [_minimal_instance(schema.get("items", {"type": "string"}))] * int(schema.get("minItems", 0))
     return plain.get(kind)
