@@ -20,12 +20,14 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from user_store.errors import StoreUnavailable
 
 SCHEMES = ("unix", *(f"redis{tls}{kind}" for tls in ("", "s") for kind in ("", "+sentinel", "+cluster")))
 _SSL_TEXT = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+# A cluster that cannot be reached raises what is no RedisError.
+_FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 Argument = str | bytes | int | float
 
 
@@ -69,7 +71,7 @@ class RedisBackend:
         async with self._slots:
             try:
                 return await self._client.execute_command(*args)
-            except (RedisError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 raise self._unavailable(error) from error
 
     async def call_all(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
@@ -80,7 +82,7 @@ class RedisBackend:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(await pipeline.execute())
-            except (RedisError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 raise self._unavailable(error) from error
 
     async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -92,8 +94,23 @@ class RedisBackend:
                     return await self._client.execute_command("EVALSHA", digest, len(keys), *keys, *args)
                 except NoScriptError:
                     return await self._client.execute_command("EVAL", source, len(keys), *keys, *args)
-            except (RedisError, OSError, TimeoutError) as error:
+            except _FAILURES as error:
                 raise self._unavailable(error) from error
+
+    async def settings(self, pattern: str) -> list[dict[str, str]]:
+        """Read the server's settings, of each primary in a cluster. StoreUnavailable if the ACL forbids it."""
+        async with self._slots:
+            try:
+                if isinstance(self._client, RedisCluster):
+                    primaries = RedisCluster.PRIMARIES
+                    found = await self._client.execute_command("CONFIG GET", pattern, target_nodes=primaries)
+                    # One node answers with its settings alone, several with a reply by node.
+                    replies = list(found.values()) if all(isinstance(v, dict) for v in found.values()) else [found]
+                else:
+                    replies = [await self._client.execute_command("CONFIG GET", pattern)]
+            except _FAILURES as error:
+                raise self._unavailable(error) from error
+        return [{_as_text(name): _as_text(value) for name, value in reply.items()} for reply in replies]
 
     async def close(self) -> None:
         """Close all connections."""
@@ -102,6 +119,10 @@ class RedisBackend:
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
         detail = str(error) or type(error).__name__
         return StoreUnavailable(f"Redis at {self.address} failed: {detail}; check that it runs and accepts writes")
+
+
+def _as_text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def open_backend(url: str, options: RedisOptions) -> RedisBackend:

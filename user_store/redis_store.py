@@ -335,12 +335,11 @@ class RedisStore:
 
     async def _durability(self) -> str:
         try:
-            reply = await self.backend.call("CONFIG", "GET", "append*")
+            servers = await self.backend.settings("append*")
         except StoreUnavailable:
             return "unknown"
-        pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-        found = {text_of(name): text_of(value) for name, value in pairs}
-        return found.get("appendfsync", "unknown") if found.get("appendonly") == "yes" else "none"
+        found = {server["appendfsync"] if server["appendonly"] == "yes" else "none" for server in servers}
+        return next(level for level in ("none", "no", "everysec", "always") if level in found)
 
     async def close(self) -> None:
         """Close the connections."""
