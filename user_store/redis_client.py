@@ -60,9 +60,12 @@ class RedisClient(Protocol):
 class RedisBackend:
     """A client with bounded concurrency, scripts by digest, and one kind of error."""
 
-    def __init__(self, client: RedisClient, address: str, options: RedisOptions) -> None:
+    def __init__(
+        self, client: RedisClient, address: str, options: RedisOptions, sentinels: Sequence[RedisClient] = ()
+    ) -> None:
         self.address = address
         self._client = client
+        self._sentinels = sentinels
         # Waiting here is better than the pool's answer to one caller too many, which is an error.
         self._slots = asyncio.Semaphore(options.max_connections)
 
@@ -114,7 +117,8 @@ class RedisBackend:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     def _unavailable(self, error: BaseException) -> StoreUnavailable:
         detail = str(error) or type(error).__name__
@@ -131,16 +135,14 @@ def open_backend(url: str, options: RedisOptions) -> RedisBackend:
     if parts.scheme not in SCHEMES:
         raise ValueError(f"the scheme of a Redis URL must be one of {', '.join(SCHEMES)}, not {parts.scheme!r}")
     if parts.scheme.endswith("+sentinel"):
-        client: RedisClient = _sentinel_client(url, options)
-    elif parts.scheme.endswith("+cluster"):
-        client = _cluster_client(url, options)
-    else:
-        # Redis.from_url would make the pool before our limits apply; the URL's own values win over these.
-        pool = ConnectionPool.from_url(
-            url, max_connections=2 * options.max_connections, **_credentials(url, options), **_connection(options)
-        )
-        client = Redis.from_pool(pool)
-    return RedisBackend(client, address_of(url), options)
+        return _sentinel_backend(url, options)
+    if parts.scheme.endswith("+cluster"):
+        return _cluster_backend(url, options)
+    # Redis.from_url would make the pool before our limits apply; the URL's own values win over these.
+    pool = ConnectionPool.from_url(
+        url, max_connections=2 * options.max_connections, **_credentials(url, options), **_connection(options)
+    )
+    return RedisBackend(Redis.from_pool(pool), address_of(url), options)
 
 
 def address_of(url: str) -> str:
@@ -188,7 +190,7 @@ def _nodes(url: str, default_port: int) -> list[tuple[str, int]]:
     return nodes
 
 
-def _sentinel_client(url: str, options: RedisOptions) -> RedisClient:
+def _sentinel_backend(url: str, options: RedisOptions) -> RedisBackend:
     service, _, database = urlsplit(url).path.strip("/").partition("/")
     if not service or (database and not database.isdigit()):
         raise ValueError(f"{address_of(url)} must end in /service or /service/db, as in …:26379/mymaster/0")
@@ -204,14 +206,15 @@ def _sentinel_client(url: str, options: RedisOptions) -> RedisClient:
         max_connections=2 * options.max_connections,
         **_credentials(url, options),
     )
-    return client
+    return RedisBackend(client, address_of(url), options, sentinel.sentinels)
 
 
-def _cluster_client(url: str, options: RedisOptions) -> RedisClient:
-    return RedisCluster(
+def _cluster_backend(url: str, options: RedisOptions) -> RedisBackend:
+    client = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in _nodes(url, 6379)],
         max_connections=2 * options.max_connections,
         **_credentials(url, options),
         **_connection(options),
         **_tls(url),
     )
+    return RedisBackend(client, address_of(url), options)

@@ -100,7 +100,7 @@ class FeedbackEvent:
     def __post_init__(self) -> None:
         check_id("id", self.id)
         check_time("created_at", self.created_at)
-        if self.kind not in FeedbackKind:
+        if self.kind not in set(FeedbackKind):
             raise ValueError(f"kind must be one of {', '.join(FeedbackKind)}, not {self.kind!r}")
         object.__setattr__(self, "kind", FeedbackKind(self.kind))
         self._check_completion_ids()
