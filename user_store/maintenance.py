@@ -105,7 +105,8 @@ async def rebuild(store: UserStore, model: PosteriorModel, progress: Progress, *
 
     async def work(key: UserKey) -> None:
         nonlocal written
-        written += await rebuild_person(store, key, model, now=now)
+        is_written = await rebuild_person(store, key, model, now=now)
+        written += is_written  # in one step: the others of the batch add to it as well
 
     await for_each_person(store, work, progress)
     return written

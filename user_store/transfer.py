@@ -13,7 +13,7 @@ import numpy as np
 
 from user_store import codec
 from user_store.codec import Json
-from user_store.errors import Conflict, NotFound
+from user_store.errors import Conflict, CorruptRecord, NotFound
 from user_store.store import UserStore
 from user_store.types import CompletionRecord, FeedbackEvent, LogPosition, Profile, StoredPosterior, UserKey
 from user_store.validation import Array, Arrays, JsonValue
@@ -127,7 +127,7 @@ def parse_lines(key: UserKey, lines: Iterable[str]) -> UserExport:
             export = _with_line(export, key, line, number)
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"line {number} of the import is incomplete: {error!r}") from None
-        except ValueError as error:
+        except (ValueError, CorruptRecord) as error:
             raise ValueError(f"line {number} of the import cannot be used: {error}") from None
     return export
 

@@ -34,8 +34,8 @@ def completion(completion_id: str, key: UserKey = ANN, **changes: Any) -> Comple
     return CompletionRecord(id=completion_id, key=key, **fields)
 
 
-def announced(completion_id: str, key: UserKey = ANN) -> CompletionRecord:
-    return CompletionRecord(id=completion_id, key=key, created_at=NOW, expires_at=NOW + 3600)
+def announced(completion_id: str, key: UserKey = ANN, created_at: float = NOW) -> CompletionRecord:
+    return CompletionRecord(id=completion_id, key=key, created_at=created_at, expires_at=created_at + 3600)
 
 
 def posterior(seed: int = 0, position: LogPosition | None = None) -> StoredPosterior:
