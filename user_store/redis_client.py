@@ -88,6 +88,12 @@ class RedisBackend:
             except _FAILURES as error:
                 raise self._unavailable(error) from error
 
+    async def call_in_order(self, *steps: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send steps of commands, each after the one before: at once to one server, step by step to a cluster."""
+        if not isinstance(self._client, RedisCluster):
+            return await self.call_all([command for step in steps for command in step])
+        return [reply for step in steps for reply in await self.call_all(step)]
+
     async def script(self, source: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a Lua script, by digest when the server has it. All keys share one hash tag."""
         digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()

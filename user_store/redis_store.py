@@ -88,14 +88,16 @@ class RedisStore:
         commands: list[list[Argument]] = [["SADD", TENANTS, key.tenant]]
         commands.append(["ZADD", people_registry(key.tenant), 0, key.user])
         commands += [["SET", event_pointer(key.tenant, event_id), key.user] for event_id in event_ids]
-        await self.backend.call_all(commands)
-        if event_ids:
-            (index,) = person_keys(key, "index")
-            found = await self.backend.call("HMGET", index, *(f"i:{event_id}" for event_id in event_ids))
-            gone = [event_id for event_id, seq in zip(event_ids, found, strict=True) if seq is None]
-            if gone:
-                await self._forget_pointers(key.tenant, gone, [])
-                await self._unregister_if_gone(key)
+        if not event_ids:
+            await self.backend.call_all(commands)
+            return
+        (index,) = person_keys(key, "index")
+        look = ["HMGET", index, *(f"i:{event_id}" for event_id in event_ids)]
+        found = (await self.backend.call_in_order(commands, [look]))[-1]
+        gone = [event_id for event_id, seq in zip(event_ids, found, strict=True) if seq is None]
+        if gone:
+            await self._forget_pointers(key.tenant, gone, [])
+            await self._unregister_if_gone(key)
 
     async def _unregister_if_gone(self, key: UserKey) -> None:
         registry, (state,) = people_registry(key.tenant), person_keys(key, "state")

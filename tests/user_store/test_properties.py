@@ -17,6 +17,7 @@ from tests.user_store.samples import NOW, announced, completion, event, features
 from user_store import codec
 from user_store.errors import StoreError
 from user_store.open import open_store
+from user_store.redis_client import RedisOptions
 from user_store.store import UserStore
 from user_store.transfer import export_lines, export_user
 from user_store.types import EventFilter, FeedbackKind, LogPosition, Profile, UserKey
@@ -89,7 +90,8 @@ class Twins(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         for url in (f"sqlite://{self.folder.name}/palate.db", self.redis_url):
-            self.stores.append(self.runner.run(open_store(url)))
+            # A busy machine must not look like a difference between the stores.
+            self.stores.append(self.runner.run(open_store(url, RedisOptions(timeout_s=60))))
 
     def teardown(self) -> None:
         for store in self.stores:
@@ -238,7 +240,7 @@ def test_a_tenant_neither_sees_nor_changes_another(kind: str, request: pytest.Fi
             server: RedisServer = request.getfixturevalue("redis_server")
             server.command("FLUSHALL")
             url = server.url
-        store = await open_store(url)
+        store = await open_store(url, RedisOptions(timeout_s=60))
         try:
             # What A is told must be the same whether or not B exists.
             alone = [await outcome(store, call) for call in calls]
