@@ -33,6 +33,7 @@ from user_store.types import FeedbackEvent, FeedbackKind, LogPosition, StoredPos
 T = TypeVar("T")
 NOW = 1_700_000_000.0
 CONCURRENCY = 64
+FILL_CONCURRENCY = 256
 NEIGHBOURS = 10
 
 
@@ -108,7 +109,7 @@ def latent_of(posterior: StoredPosterior) -> NDArray[np.float32]:
 
 
 async def fill(store: UserStore, people: People, count: int) -> None:
-    """Write everyone's events and posterior, CONCURRENCY at a time."""
+    """Write everyone's events and posterior, FILL_CONCURRENCY at a time."""
 
     async def one(number: int) -> None:
         events = [people.event(number, index) for index in range(people.shapes.events)]
@@ -117,8 +118,8 @@ async def fill(store: UserStore, people: People, count: int) -> None:
         await store.put_posterior(people.key(number), people.posterior(number, position), expected_version=0)
 
     with tqdm(total=count, unit=" people", desc="fill", disable=None) as bar:
-        for start in range(0, count, CONCURRENCY):
-            numbers = range(start, min(start + CONCURRENCY, count))
+        for start in range(0, count, FILL_CONCURRENCY):
+            numbers = range(start, min(start + FILL_CONCURRENCY, count))
             await asyncio.gather(*map(one, numbers))
             bar.update(len(numbers))
 
@@ -144,9 +145,11 @@ async def timed(call: Callable[[T], Awaitable[Any]], arguments: Iterable[T]) -> 
 
 async def measure_store(store: UserStore, people: People, row: Row) -> None:
     """Time reads and updates of random people."""
-    chosen = np.random.default_rng(4).integers(0, row.people, size=3000).tolist()
-    row.read_p50_ms, row.read_p99_ms = await timed(lambda n: store.get_state(people.key(n)), chosen[:2000])
-    numbered = list(enumerate(chosen[2000:], start=1000))
+    num_updates = min(1000, 5 * row.people)
+    chosen = np.random.default_rng(4).integers(0, row.people, size=3 * num_updates).tolist()
+    reads, updates = chosen[num_updates:], chosen[:num_updates]
+    row.read_p50_ms, row.read_p99_ms = await timed(lambda n: store.get_state(people.key(n)), reads)
+    numbered = list(enumerate(updates, start=1000))
     row.update_p50_ms, row.update_p99_ms = await timed(lambda one: update(store, people, one[1], one[0]), numbered)
     others = np.random.default_rng(5).permutation(row.people)[:3200].tolist()
     started = time.perf_counter()
