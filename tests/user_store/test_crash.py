@@ -5,6 +5,7 @@ Writers are processes that acknowledge on a pipe. On SQLite the writers are kill
 power cut: for that the stores rely on fsync before each acknowledgement.
 """
 
+import asyncio
 import os
 import random
 import signal
@@ -182,6 +183,34 @@ SHARED_PLANS = [pytest.param(SHARED, id="quick"), pytest.param(REPLICAS, id="100
 async def test_processes_that_teach_one_person_lose_no_update(plan: Plan, store_url: str) -> None:
     run_through(store_url, plan, lambda *_: None)
     await check_whole(store_url, plan)
+
+
+def count_together(url: str, num_processes: int, increments: int) -> None:
+    """Run counting processes that begin at the same moment."""
+    arguments = [sys.executable, "-m", "tests.user_store.counting_writer", url, str(increments)]
+    processes = [
+        subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(num_processes)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0] * num_processes
+
+
+async def test_processes_that_compare_and_set_lose_no_count(store_url: str) -> None:
+    await asyncio.to_thread(count_together, store_url, 3, 60)
+    store = await open_store(store_url)
+    state = await store.get_state(UserKey("acme", "ann"))
+    await store.close()
+    assert state.posterior is not None
+    assert (int(state.posterior.arrays["count"]), state.posterior.version) == (180, 180)
 
 
 def test_a_repeated_event_is_the_same_event() -> None:
