@@ -3,7 +3,7 @@
 Knows nothing about connections. Names and fields are described in `docs/store.md`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,8 @@ from user_store.errors import Conflict, NotFound
 from user_store.redis_client import Argument
 from user_store.types import AppendReceipt, FeedbackEvent, LogPosition, StoredPosterior, UserKey, UserState
 
+MAX_PAGE_BYTES = 4_194_304
+MAX_PAGE_EVENTS = 500
 STATE_FIELDS = ("epoch", "created", "seq", "rev", "profile", "profile_v")
 POSTERIOR_FIELDS = ("post", "post_v", "post_seq", "post_rev", "post_pop", "post_at")
 
@@ -48,6 +50,21 @@ def text_of(value: bytes | str | None) -> str:
 def texts_of(values: Sequence[bytes]) -> list[str]:
     """Decode a list of names."""
     return [value.decode() for value in values]
+
+
+def append_pages(events: Sequence[FeedbackEvent]) -> Iterator[list[Argument]]:
+    """Lay out events for one `redis_scripts.APPEND` after the other: a few megabytes or a few hundred events each."""
+    page: list[Argument] = []
+    size = 0
+    for event in events:
+        arguments = event_arguments(event)
+        page += arguments
+        size += sum(len(part) for part in arguments if isinstance(part, str | bytes))
+        if size > MAX_PAGE_BYTES or len(page) >= MAX_PAGE_EVENTS * len(arguments):
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def event_arguments(event: FeedbackEvent) -> list[Argument]:

@@ -18,8 +18,8 @@ from user_store.redis_records import (
     SCHEMA,
     STATE_FIELDS,
     TENANTS,
+    append_pages,
     completion_keys,
-    event_arguments,
     event_of,
     event_pointer,
     own_event_of,
@@ -50,7 +50,7 @@ from user_store.types import (
 )
 from user_store.validation import Arrays, check_tenant
 
-PAGE_EVENTS = 500
+PAGE_EVENTS = 200
 PAGE_USERS = 500
 
 
@@ -65,20 +65,16 @@ class RedisStore:
         return (await self.append_events([event]))[0]
 
     async def append_events(self, events: Sequence[FeedbackEvent]) -> list[AppendReceipt]:
-        """Append events of one person, at most PAGE_EVENTS a script so that no script blocks Redis for long."""
+        """Append events of one person, several scripts for many, so that no script blocks Redis for long."""
         check_one_person(events)
         receipts: list[AppendReceipt] = []
-        for start in range(0, len(events), PAGE_EVENTS):
-            receipts += await self._append(events[start : start + PAGE_EVENTS])
+        for arguments in append_pages(events):
+            receipts += await self._append(events[0].key, arguments)
         return receipts
 
-    async def _append(self, events: Sequence[FeedbackEvent]) -> list[AppendReceipt]:
-        key = events[0].key
-        arguments: list[Argument] = [secrets.token_hex(8)]
-        for event in events:
-            arguments += event_arguments(event)
+    async def _append(self, key: UserKey, arguments: Sequence[Argument]) -> list[AppendReceipt]:
         keys = person_keys(key, "state", "log", "index", "pending")
-        rows = await self.backend.script(lua.APPEND, keys, arguments)
+        rows = await self.backend.script(lua.APPEND, keys, [secrets.token_hex(8), *arguments])
         receipts = [receipt_of(row) for row in rows]
         await self._register(key, [receipt.event_id for receipt in receipts])
         return receipts

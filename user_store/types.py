@@ -15,8 +15,10 @@ import numpy as np
 from user_store.validation import (
     MAX_CANDIDATES,
     MAX_COMPLETION_IDS,
+    MAX_EVIDENCE_BYTES,
     MAX_METADATA_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_POSTERIOR_BYTES,
     MAX_USER_CHARS,
     Array,
     Arrays,
@@ -131,7 +133,7 @@ def frozen_evidence(evidence: Arrays) -> Arrays:
     for name, array in evidence.items():
         if array.dtype != np.float32:
             raise ValueError(f"evidence {name!r} must be float32, not {array.dtype}; convert it")
-    return frozen_arrays("evidence", evidence)
+    return frozen_arrays("evidence", evidence, MAX_EVIDENCE_BYTES)
 
 
 def check_one_person(events: Sequence[FeedbackEvent]) -> None:
@@ -229,7 +231,7 @@ class StoredPosterior:
     def __post_init__(self) -> None:
         check_label("population", self.population)
         check_time("updated_at", self.updated_at)
-        object.__setattr__(self, "arrays", frozen_arrays("posterior", self.arrays))
+        object.__setattr__(self, "arrays", frozen_arrays("posterior", self.arrays, MAX_POSTERIOR_BYTES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,8 @@ MAX_KEY_CHARS = 256
 MAX_TEXT_CHARS = 32_768
 MAX_METADATA_BYTES = 16_384
 MAX_PAYLOAD_BYTES = 1_048_576
-MAX_ARRAYS_BYTES = 16_777_216
+MAX_POSTERIOR_BYTES = 16_777_216
+MAX_EVIDENCE_BYTES = 1_048_576
 MAX_CANDIDATES = 256
 MAX_COMPLETION_IDS = 64
 
@@ -88,13 +89,13 @@ def frozen_array(name: str, value: Array) -> Array:
     return copy
 
 
-def frozen_arrays(name: str, value: Arrays) -> Arrays:
+def frozen_arrays(name: str, value: Arrays, max_bytes: int) -> Arrays:
     """Copy named arrays, read-only; order of names does not matter."""
     for key in value:
         if not _ARRAY_NAME.fullmatch(key):
             raise ValueError(f"{name} has an array named {key!r}; use a lower-case word such as 'chosen'")
     arrays = {key: frozen_array(f"{name}[{key!r}]", value[key]) for key in sorted(value)}
     size = sum(array.nbytes for array in arrays.values())
-    if size > MAX_ARRAYS_BYTES:
-        raise ValueError(f"{name} must take at most {MAX_ARRAYS_BYTES} bytes, not {size}; store fewer candidates")
+    if size > max_bytes:
+        raise ValueError(f"{name} must take at most {max_bytes} bytes, not {size}; store fewer candidates")
     return MappingProxyType(arrays)

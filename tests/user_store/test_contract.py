@@ -96,6 +96,12 @@ class TestEvents:
         await store.append_events([event(f"e{number}") for number in range(1234)])
         assert [one.seq for one in await store.read_log(ANN, after_seq=10)] == list(range(11, 1235))
 
+    async def test_large_evidence_comes_back_whole(self, store: UserStore) -> None:
+        large = [event(f"e{number}", evidence={"x": features(number, 200, 1000)}) for number in range(12)]
+        await store.append_events(large)
+        found = await store.read_log(ANN)
+        assert [content(one)[-1] for one in found] == [content(one)[-1] for one in large]
+
     async def test_concurrent_appends_get_one_number_each(self, store: UserStore) -> None:
         await asyncio.gather(*(store.append_event(event(f"e{number % 150}")) for number in range(300)))
         log = await store.read_log(ANN)

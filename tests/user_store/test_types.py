@@ -7,7 +7,7 @@ import pytest
 
 from tests.user_store.samples import ANN, NOW, completion, event, features, posterior
 from user_store.types import CompletionRecord, EventFilter, LogPosition, Profile, UserKey, UserState, check_one_person
-from user_store.validation import MAX_ARRAYS_BYTES, MAX_TEXT_CHARS, check_json, frozen_array, frozen_arrays
+from user_store.validation import MAX_EVIDENCE_BYTES, MAX_TEXT_CHARS, check_json, frozen_array
 
 
 @pytest.mark.parametrize("tenant", ["", "a:b", "a/b", "a b", ".a", "é", "x" * 65, "a\n"])
@@ -116,7 +116,7 @@ def test_arrays_keep_shape_and_become_contiguous() -> None:
 
 def test_arrays_have_a_bound_and_plain_types() -> None:
     with pytest.raises(ValueError, match="at most"):
-        frozen_arrays("x", {"x": np.zeros(MAX_ARRAYS_BYTES + 1, np.uint8)})
+        event("e1", evidence={"x": np.zeros(MAX_EVIDENCE_BYTES // 4 + 1, np.float32)})
     with pytest.raises(ValueError, match="dtype"):
         frozen_array("x", np.array(["text"]))
 
