@@ -6,11 +6,11 @@ search looks into its own tenant's shard alone, so it cannot return anybody else
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import faiss
 import numpy as np
@@ -18,12 +18,23 @@ import numpy as np
 from user_store.errors import StoreError
 from user_store.latent_shard import IndexOptions, Shard, Vectors, train_lists
 from user_store.latent_snapshot import load_snapshot, save_snapshot
-from user_store.store import UserStore
 from user_store.types import StoredPosterior, UserKey
 
 T = TypeVar("T")
 LatentOf = Callable[[StoredPosterior], Vectors | None]
 _BATCH = 2000
+
+
+class PosteriorSource(Protocol):
+    """What an index is built from; every `UserStore` is one."""
+
+    def list_tenants(self) -> AsyncIterator[str]:
+        """Yield tenants."""
+        ...
+
+    def iter_posteriors(self, tenant: str) -> AsyncIterator[tuple[UserKey, StoredPosterior]]:
+        """Yield a tenant's posteriors."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class LatentIndex:
         """Count a tenant's people in the index."""
         return await self._run(lambda: len(self._shards[tenant].users) if tenant in self._shards else 0)
 
-    async def build(self, store: UserStore, latent_of: LatentOf) -> int:
+    async def build(self, store: PosteriorSource, latent_of: LatentOf) -> int:
         """Read everyone anew from the store, then swap; return how many. On StoreError the old index stays.
 
         Runs beside searches and updates; updates during the build are applied to the new index too.
@@ -143,7 +154,7 @@ class LatentIndex:
                 await self._run(lambda: self._note_changes(None))
                 self._train_where_needed()
 
-    async def _read(self, store: UserStore, latent_of: LatentOf) -> dict[str, Shard]:
+    async def _read(self, store: PosteriorSource, latent_of: LatentOf) -> dict[str, Shard]:
         fresh: dict[str, Shard] = {}
         async for tenant in store.list_tenants():
             batch: list[tuple[UserKey, Vectors]] = []
@@ -160,7 +171,7 @@ class LatentIndex:
     def _note_changes(self, changes: list[tuple[UserKey, Vectors | None]] | None) -> None:
         self._changes = changes
 
-    async def rebuild(self, store: UserStore, latent_of: LatentOf) -> bool:
+    async def rebuild(self, store: PosteriorSource, latent_of: LatentOf) -> bool:
         """Build as a background task may: False instead of an error when the store cannot be read."""
         try:
             await self.build(store, latent_of)

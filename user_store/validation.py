@@ -30,7 +30,9 @@ Arrays: TypeAlias = Mapping[str, Array]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ARRAY_NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}")
-_DTYPES = frozenset({"float32", "float64", "int32", "int64", "uint8", "bool"})
+# Lone surrogates cannot be stored as UTF-8; control characters would forge log lines.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "bool"))
 
 
 def check_tenant(tenant: str) -> None:
@@ -49,8 +51,7 @@ def check_label(name: str, value: str, max_chars: int = MAX_KEY_CHARS) -> None:
     """Accept any printable, well-formed string of bounded length: user names and keys that clients choose."""
     if not 1 <= len(value) <= max_chars:
         raise ValueError(f"{name} must have 1 to {max_chars} characters, not {len(value)}")
-    # Lone surrogates cannot be stored as UTF-8; control characters would forge log lines.
-    if any("\ud800" <= c <= "\udfff" or c < " " or "\x7f" <= c <= "\x9f" for c in value):
+    if _UNPRINTABLE.search(value):
         raise ValueError(f"{name} must not contain control characters or unpaired surrogates")
 
 
@@ -68,6 +69,8 @@ def check_time(name: str, value: float) -> None:
 
 def check_json(name: str, value: object, max_bytes: int) -> None:
     """Accept what JSON can say (no NaN or infinity) within a size."""
+    if value is None or value == {}:
+        return
     try:
         size = len(json.dumps(value, allow_nan=False))
     except RecursionError:
@@ -80,11 +83,11 @@ def check_json(name: str, value: object, max_bytes: int) -> None:
 
 def frozen_array(name: str, value: Array) -> Array:
     """Copy an array, read-only and contiguous; only plain numbers, all finite."""
-    if value.dtype.name not in _DTYPES:
-        raise ValueError(f"{name} has dtype {value.dtype}; use one of {', '.join(sorted(_DTYPES))}")
+    if value.dtype not in _DTYPES:
+        raise ValueError(f"{name} has dtype {value.dtype}; use one of {', '.join(sorted(map(str, _DTYPES)))}")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise ValueError(f"{name} must be finite; drop the rows with NaN or infinity first")
-    copy = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+    copy = np.array(value, order="C")
     copy.flags.writeable = False
     return copy
 

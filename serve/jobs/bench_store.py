@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from user_store.latent_index import LatentIndex
+from user_store.latent_index import LatentIndex, PosteriorSource
 from user_store.open import open_store
 from user_store.redis_store import RedisStore
 from user_store.store import UserStore
@@ -158,16 +158,33 @@ async def measure_store(store: UserStore, people: People, row: Row) -> None:
     row.updates_per_s_at_64 = len(others) / (time.perf_counter() - started)
 
 
-async def measure_index(store: UserStore, people: People, row: Row, folder: Path) -> None:
+class Unstored:
+    """Posteriors made on the fly, to measure the index without a store."""
+
+    def __init__(self, people: People, count: int) -> None:
+        self._people = people
+        self._count = count
+
+    async def list_tenants(self) -> AsyncIterator[str]:
+        """Yield the only tenant."""
+        yield self._people.tenant
+
+    async def iter_posteriors(self, tenant: str) -> AsyncIterator[tuple[UserKey, StoredPosterior]]:
+        """Yield everyone; there is one tenant."""
+        for number in range(self._count):
+            yield self._people.key(number), self._people.posterior(number, LogPosition())
+
+
+async def measure_index(store: PosteriorSource, people: People, row: Row, folder: Path) -> None:
     """Time the latent index: build with training, search, snapshot; compare with exact search."""
     index = LatentIndex(people.shapes.dim, "bench-1")
     started = time.perf_counter()
     await index.build(store, latent_of)
     await index.settled()
     row.index_build_s = time.perf_counter() - started
-    stored = [latent_of(posterior) async for _, posterior in store.iter_posteriors(people.tenant)]
-    users = [key.user async for key in store.iter_users(people.tenant)]
-    everyone = np.stack(stored)  # (U, D)
+    stored = [(key.user, latent_of(posterior)) async for key, posterior in store.iter_posteriors(people.tenant)]
+    users = [user for user, _ in stored]
+    everyone = np.stack([vector for _, vector in stored])  # (U, D)
     queries = everyone[np.random.default_rng(6).integers(0, len(everyone), size=1000)] + np.float32(0.05)
     found: list[set[str]] = []
 
@@ -240,7 +257,9 @@ def measure_backend(backend: str, redis_url: str | None, count: int, shapes: Sha
     people = People(shapes, f"bench-{count}")  # a tenant each, since a given Redis keeps them
     with tempfile.TemporaryDirectory(prefix="palate-bench-") as name:
         folder = Path(name)
-        if backend == "sqlite":
+        if backend == "none":
+            asyncio.run(measure_index(Unstored(people, count), people, row, folder))
+        elif backend == "sqlite":
             asyncio.run(measure(f"sqlite://{folder}/palate.db", people, row, folder))
         elif redis_url is not None:
             asyncio.run(measure(redis_url, people, row, folder))
@@ -260,7 +279,13 @@ def table(rows: list[Row]) -> str:
 
 @click.command("store", help="Measure store and latent index with synthetic people.")
 @click.option("--people", default="10000,100000", show_default=True, help="Numbers of people, with commas.")
-@click.option("--backend", type=click.Choice(["sqlite", "redis"]), multiple=True, default=("sqlite", "redis"))
+@click.option(
+    "--backend",
+    type=click.Choice(["sqlite", "redis", "none"]),
+    multiple=True,
+    default=("sqlite", "redis"),
+    help="May be repeated; none measures the index alone.",
+)
 @click.option(
     "--redis-url", help="An empty Redis to use instead of a temporary one; it will hold the people afterwards."
 )

@@ -26,6 +26,13 @@ def test_a_small_run_fills_every_measure(backend: str, tmp_path: Path, request: 
     assert json.loads(result.stdout.splitlines()[-1]) == report
 
 
+def test_the_index_can_be_measured_alone() -> None:
+    result = CliRunner().invoke(store, ["--people", "50", "--backend", "none"])
+    (row,) = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert (row["recall_at_10"], row["fill_s"]) == (1.0, 0.0)
+    assert row["search_p99_ms"] > 0
+
+
 @pytest.mark.parametrize("people", ["ten", "5", "1,x"])
 def test_useless_sizes_are_refused(people: str) -> None:
     result = CliRunner().invoke(store, ["--people", people])
