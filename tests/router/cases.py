@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from router.mixture import Mixture
 from router.types import Array, Evidence, Population, Posterior
 
 
@@ -72,3 +73,20 @@ def narrowed(population: Population, target: Array, share: float, *, num_events:
         population.mixture_weights,
         num_events=num_events,
     )
+
+
+def laplace(prior: Mixture, differences: Array) -> Mixture:
+    """The mixture after comparisons won by `differences` (M, D): per prototype Newton's mode, curvature and evidence."""
+    means, covariances, log_evidence = [], [], []
+    for m, s in zip(prior.means, prior.covariances, strict=True):
+        precision, w = np.linalg.inv(s), m.copy()
+        for _ in range(12):
+            p = 1.0 / (1.0 + np.exp(-differences @ w))
+            hessian = precision + (differences * (p * (1.0 - p))[:, None]).T @ differences
+            w = w - np.linalg.solve(hessian, precision @ (w - m) - differences.T @ (1.0 - p))
+        means.append(w)
+        covariances.append(np.linalg.inv(hessian))
+        fit = -np.logaddexp(0.0, -differences @ w).sum() - 0.5 * (w - m) @ precision @ (w - m)
+        log_evidence.append(fit - 0.5 * np.linalg.slogdet(hessian @ s)[1])
+    logits = np.array(log_evidence)
+    return Mixture(prior.weights, np.stack(means), np.stack(covariances)).tilted(logits)
