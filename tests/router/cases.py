@@ -76,14 +76,15 @@ def narrowed(population: Population, target: Array, share: float, *, num_events:
 
 
 def laplace(prior: Mixture, differences: Array) -> Mixture:
-    """The mixture after comparisons won by `differences` (M, D): per prototype Newton's mode, curvature and evidence."""
+    """The mixture after comparisons won by `differences` (M, D): per prototype its mode, curvature and evidence."""
     means, covariances, log_evidence = [], [], []
     for m, s in zip(prior.means, prior.covariances, strict=True):
         precision, w = np.linalg.inv(s), m.copy()
-        for _ in range(12):
+        for _ in range(30):
             p = 1.0 / (1.0 + np.exp(-differences @ w))
             hessian = precision + (differences * (p * (1.0 - p))[:, None]).T @ differences
-            w = w - np.linalg.solve(hessian, precision @ (w - m) - differences.T @ (1.0 - p))
+            step = np.linalg.solve(hessian, precision @ (w - m) - differences.T @ (1.0 - p))
+            w = w - step * min(1.0, 0.5 / max(float(np.abs(differences @ step).max()), 1e-12))  # short: no overshoot
         means.append(w)
         covariances.append(np.linalg.inv(hessian))
         fit = -np.logaddexp(0.0, -differences @ w).sum() - 0.5 * (w - m) @ precision @ (w - m)
