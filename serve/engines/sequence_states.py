@@ -1,8 +1,8 @@
 """Which sequence owns which row of the tap's buffers, what it adds there, and how far its states are counted.
 
 A position counts as generated when it lies behind the prompt, however it comes to be computed: after a preemption the
-same positions are steered again and, below `next_position`, not summed again. A finished sequence gives its row back and
-keeps its sum for a bounded while. Knows nothing about vLLM.
+same positions are steered again and, below `next_position`, not summed again. A finished sequence gives its row back
+and keeps its sum for a bounded while. Knows nothing about vLLM.
 """
 
 from __future__ import annotations

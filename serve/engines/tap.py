@@ -1,8 +1,8 @@
 """The tap: one custom op after a decoder layer that adds steering vectors to, and sums, the residual stream.
 
-Pure tensor work over persistent buffers, `h[t] += size[t] * bank[row[t]]` and `sums[row[t]] += h[t]`, so that torch.compile
-and CUDA graphs can hold it; row 0 belongs to nobody. States are summed *before* the vector of the same layer is added.
-Knows nothing about requests: `SequenceStates` decides which row a token belongs to.
+Pure tensor work over persistent buffers, `h[t] += size[t] * bank[row[t]]` and `sums[row[t]] += h[t]`, so that
+torch.compile and CUDA graphs can hold it; row 0 belongs to nobody. States are summed *before* the vector of the same
+layer is added. Knows nothing about requests: `SequenceStates` decides which row a token belongs to.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SCHEMA = "(Tensor(a!) hidden, Tensor? residual, Tensor steer_rows, Tensor pool_rows, Tensor bank, Tensor caps, Tensor(b!) sums) -> ()"
+SCHEMA = (
+    "(Tensor(a!) hidden, Tensor? residual, Tensor steer_rows, Tensor pool_rows, "
+    "Tensor bank, Tensor caps, Tensor(b!) sums) -> ()"
+)
 torch.library.define("palate::tap", SCHEMA)
 
 
 @torch.library.impl("palate::tap", "CompositeExplicitAutograd")
-def _tap(
+def _tap(  # noqa: PLR0917 (an op's arguments are positional)
     hidden: Tensor,  # (T, H), in the model's dtype; changed in place
     residual: Tensor | None,  # (T, H); the stream is hidden + residual where the layer keeps them apart
     steer_rows: Tensor,  # (max_tokens,)
@@ -37,7 +40,7 @@ def _tap(
     hidden.add_(size[:, None] * bank[steer])
 
 
-@torch.library.register_fake("palate::tap")
+@torch.library.register_fake("palate::tap")  # type: ignore[untyped-decorator]
 def _tap_fake(*args: Any) -> None:
     return None
 
@@ -65,16 +68,17 @@ class Tap(nn.Module):
 
 
 def attach(layer: nn.Module, tap: Tap) -> None:
-    """Let `tap` see all that `layer` puts out from now on. To be compiled in, it must be there before the first forward."""
+    """Let `tap` see all that `layer` puts out. To be compiled in, it must be there before the first forward."""
     layer.add_module("palate_tap", tap)
     layer.register_forward_hook(_tap_output)
 
 
 def _tap_output(layer: nn.Module, _args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+    tap: nn.Module = layer.get_submodule("palate_tap")
     if isinstance(output, torch.Tensor):
-        layer.palate_tap(output, None)
+        tap(output, None)
     else:
-        layer.palate_tap(output[0], output[1])
+        tap(output[0], output[1])
 
 
 def decoder_layers(model: nn.Module, num_layers: int) -> nn.ModuleList:

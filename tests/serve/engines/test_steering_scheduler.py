@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from serve.engines.steering_scheduler import salted
+
+
+def hashes(request: list[bytes]) -> list[bytes]:
+    return request
+
+
+def test_hashes_depend_on_the_request_and_on_the_block() -> None:
+    blocks = [b"one block's hash", b"another's hash.."]
+    mine, yours = salted(hashes, "mine")(blocks), salted(hashes, "yours")(blocks)
+    assert len({*blocks, *mine, *yours}) == 6
+    assert [len(h) for h in mine] == [len(h) for h in blocks]
+    assert salted(hashes, "mine")(blocks) == mine
