@@ -63,10 +63,9 @@ def from_extra_args(extra_args: Mapping[str, Any] | None) -> SteeringRequest | N
     coeffs, dose, pool = fields.get("coeffs", ()), fields.get("dose"), fields.get("pool", False)
     if not isinstance(coeffs, Sequence) or not isinstance(pool, bool):
         raise ValueError("'coeffs' is a list of numbers and 'pool' a boolean.")
-    try:
-        return SteeringRequest(tuple(float(c) for c in coeffs), None if dose is None else float(dose), pool)
-    except TypeError as error:
-        raise ValueError(f"'coeffs' and 'dose' take numbers: {error}") from error
+    if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0)):
+        raise ValueError("'coeffs' and 'dose' take numbers.")
+    return SteeringRequest(tuple(coeffs), dose, pool)
 
 
 def may_be_steered(extra_args: Mapping[str, Any] | None) -> bool:

@@ -3,7 +3,7 @@
 vLLM hashes a block by its tokens alone, so a steered answer would be read by whoever sends the same conversation next.
 Here every block that completes after the prompt of a steered request is hashed with the request's id: nobody else can
 look it up, the request itself still finds it after a preemption, and blocks of prompts are shared as before.
-Use `scheduler_cls=SCHEDULER`; the worker refuses to steer without it while prefix caching is on.
+`engine_settings` names it as `scheduler_cls`; the worker refuses to steer without it while prefix caching is on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from serve.engines.steering_request import may_be_steered
 
-SCHEDULER = "serve.engines.steering_scheduler.build_scheduler"
 BlockHasher = Callable[[Any], list[bytes]]
 
 

@@ -1,6 +1,6 @@
 """vLLM's worker, extended: steers generated tokens, keeps the mean of their hidden states, hands it out, frees it.
 
-`worker_extension_cls=EXTENSION` makes vLLM add this class to its worker; its methods are called by `collective_rpc`.
+`worker_extension_cls` makes vLLM add this class to its worker; its methods are called by `collective_rpc`.
 Importing this module wraps the worker's `load_model`, because taps must be in place before the model is compiled.
 Needs model runner V1. Faults of one request are counted, never raised: an exception here would end the engine.
 """
@@ -21,25 +21,13 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from serve.engines.sequence_states import ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
-from serve.engines.steering_scheduler import SCHEDULER
 from serve.engines.tap import Tap, attach, decoder_layers
-from serve.engines.worker_messages import States, WorkerConfig
+from serve.engines.worker_messages import SCHEDULER, States, WorkerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-EXTENSION = "serve.engines.worker_extension.PalateWorkerExtension"
 RANDOM_SUFFIX_LENGTH = 9  # "-" and eight characters, appended by vLLM's front end to every request id
-
-
-def engine_settings(layers: Sequence[int]) -> dict[str, Any]:
-    """Give the arguments for `AsyncEngineArgs` that switch steering on, with taps at `layers` compiled in."""
-    return {
-        "worker_extension_cls": EXTENSION,
-        "scheduler_cls": SCHEDULER,
-        # Part of vLLM's compile-cache key, so that a graph with other taps is never loaded from disk.
-        "additional_config": {"palate": {"layers": sorted(layers)}},
-    }
 
 
 class PalateWorkerExtension:

@@ -1,18 +1,30 @@
-"""The messages between an engine's owner and the worker extension, as plain values.
+"""What an engine's owner and the worker extension say to each other: start-up settings, and messages of plain values.
 
 vLLM carries `collective_rpc` as msgpack without types, so arrays go as shape and bytes. Knows neither vLLM nor torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+EXTENSION = "serve.engines.worker_extension.PalateWorkerExtension"
+SCHEDULER = "serve.engines.steering_scheduler.build_scheduler"
 FloatArray = NDArray[np.float32]
+
+
+def engine_settings(layers: Sequence[int]) -> dict[str, Any]:
+    """Give the arguments for `AsyncEngineArgs` that switch steering on, with taps at `layers` compiled in."""
+    return {
+        "worker_extension_cls": EXTENSION,
+        "scheduler_cls": SCHEDULER,
+        # Part of vLLM's compile-cache key, so that a graph with other taps is never loaded from disk.
+        "additional_config": {"palate": {"layers": sorted(layers)}},
+    }
 
 
 def pack(array: FloatArray) -> dict[str, Any]:

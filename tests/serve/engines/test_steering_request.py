@@ -41,7 +41,7 @@ def test_requests_of_others_ask_for_nothing(extra_args: dict[str, Any] | None) -
     ],
 )
 def test_the_unreadable_is_an_error_and_counts_as_steered(fields: Any) -> None:
-    with pytest.raises(ValueError, match="takes|list|finite|dose|numbers"):
+    with pytest.raises(ValueError, match=r"takes|list|finite|dose|numbers"):
         from_extra_args({KEY: fields})
     assert may_be_steered({KEY: fields})
 

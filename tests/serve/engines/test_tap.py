@@ -76,6 +76,7 @@ def test_unused_it_changes_no_bit(dtype: torch.dtype) -> None:
     assert not tap.sums.any()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_it_survives_torch_compile() -> None:
     layer, tap = Layer(), make_tap()
     attach(layer, tap)
