@@ -30,9 +30,24 @@ def _tap(  # noqa: PLR0917 (an op's arguments are positional)
     sums: Tensor,  # (rows, H); changed in place
 ) -> None:
     steer, pool = steer_rows[: len(hidden)], pool_rows[: len(hidden)]
-    # A test on the host would break graph capture elsewhere; on CPU it makes the unused tap free.
-    if hidden.device.type == "cpu" and not steer.any() and not pool.any():
+    if hidden.device.type != "cpu":
+        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
         return
+    # On CPU prompts are long and the host sees the rows: leave out what is nobody's. Graph capture could not.
+    owned = torch.maximum(steer, pool).nonzero()[:, 0]
+    if len(owned) == len(hidden):
+        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
+    elif len(owned):
+        part = hidden[owned]
+        kept = None if residual is None else residual[owned]
+        steer_and_sum(part, kept, steer[owned], pool[owned], bank, caps, sums)
+        hidden[owned] = part
+
+
+def steer_and_sum(  # noqa: PLR0917
+    hidden: Tensor, residual: Tensor | None, steer: Tensor, pool: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
+) -> None:
+    """Do the tap's work on (T, H) states whose rows are `steer` and `pool`, both (T,)."""
     stream = hidden.float() if residual is None else hidden.float() + residual.float()
     sums.index_add_(0, pool, stream)
     cap = caps[steer]  # (T, 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serve.engines.tap import Tap, attach, decoder_layers
+from serve.engines.tap import Tap, attach, decoder_layers, steer_and_sum
 
 T, H, NUM_ROWS = 5, 8, 3
 UNIT = nn.functional.one_hot(torch.tensor(2), H).float()
@@ -74,6 +74,19 @@ def test_unused_it_changes_no_bit(dtype: torch.dtype) -> None:
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1], expected[1])
     assert not tap.sums.any()
+
+
+def test_tokens_of_nobody_make_no_difference() -> None:
+    """What a CPU leaves out changes nothing elsewhere either."""
+    tap = make_tap()
+    steer, pool = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([0, 1, 2, 0, 1])
+    tap.steer_rows[:T], tap.pool_rows[:T] = steer, pool
+    (hidden, residual), dense_sums = inputs(), torch.zeros(NUM_ROWS, H)
+    dense = hidden.clone()
+    steer_and_sum(dense, residual, steer, pool, tap.bank, tap.caps, dense_sums)
+    tap(hidden, residual)
+    torch.testing.assert_close(hidden, dense)
+    torch.testing.assert_close(tap.sums[1:], dense_sums[1:])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
