@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -39,11 +40,10 @@ class EngineDeployment:
     """Hosts one engine; Ray Serve replicates, scales and restarts it."""
 
     async def __init__(self, config: Config, home: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
-        from pathlib import Path  # noqa: PLC0415
-
         self._engine = create_engine(config, Home(Path(home)))
         await self._engine.start()
         self._sender = OutputSender()
+        self._metrics = Metrics()
         self._last_token_at = 0.0
         await self._generate_canary()
 
@@ -52,23 +52,25 @@ class EngineDeployment:
 
         Errors the client should see are values, so that Ray does not wrap and log them.
         """
-        outputs = []
-        try:
-            async for output in self._engine.generate(request):
-                self._last_token_at = time.monotonic()
-                if reply_to is None:
-                    outputs.append(output)
-                else:
-                    self._sender.send(reply_to, output)
-        except PalateError as error:
-            failure = Failure.of(error)
+        outputs: list[Output] = []
+
+        def take(output: Output) -> None:
+            self._last_token_at = time.monotonic()
             if reply_to is None:
-                return failure
-            self._sender.send(reply_to, failure=failure)
-            return None
+                outputs.append(output)
+            else:
+                self._sender.send(reply_to, output)
+
+        failure: Failure | None = None
+        with self._metrics.generations_running.track_inprogress():
+            try:
+                async for output in self._engine.generate(request):
+                    take(output)
+            except PalateError as error:
+                failure = Failure.of(error)
         if reply_to is None:
-            return outputs
-        self._sender.send(reply_to)
+            return failure or outputs
+        self._sender.send(reply_to, failure=failure)
         return None
 
     async def probe(self) -> ModelInfo | Failure:

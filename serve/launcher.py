@@ -33,6 +33,7 @@ PR_SET_CHILD_SUBREAPER = 36
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray's smallest; tokens do not go through it
 START_TIMEOUT_S = 1_800.0
 KILL_AFTER_S = 5.0
+REAP_PERIOD_S = 5.0
 
 
 def serve_forever(config: Config, home: Home) -> None:
@@ -65,7 +66,8 @@ def _serve_until(config: Config, stop: _Stop, begin: float) -> None:
     _say(f"ready after {time.monotonic() - begin:.0f} s")
     sys.stdout.write(f"Palate answers on {address}  (API: {address}/v1, reference: {address}/docs; Ctrl-C stops)\n")
     sys.stdout.flush()
-    stop.asked.wait()
+    while not stop.asked.wait(REAP_PERIOD_S):
+        _reap()
     _say("stopping: running requests may finish")
     _drain(config, stop)
 
@@ -254,6 +256,14 @@ def _adopted_processes() -> Iterator[None]:
         yield
     finally:
         _end_descendants()
+
+
+def _reap() -> None:
+    """Collect adopted processes that have ended."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if child.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(child.pid, os.WNOHANG)
 
 
 def _end_descendants() -> None:

@@ -7,17 +7,21 @@ start), and any ingress renders the sum of all of them, vLLM's own metrics inclu
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+PREFIXES = ("palate_", "vllm:")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -47,10 +51,38 @@ class Metrics:
             "palate_requests_running", "Requests in flight.", multiprocess_mode="livesum", registry=self._registry
         )
 
+        self.generations_running = Gauge(
+            "palate_generations_running",
+            "Generations in the engines.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+
     def render(self) -> bytes:
         """Render everything in Prometheus' text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
+        _forget_dead_processes(os.environ["PROMETHEUS_MULTIPROC_DIR"])
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_Ours(MultiProcessCollector(None)))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+class _Ours:
+    """Leaves out the metrics of Ray's own processes, which inherit the folder."""
+
+    def __init__(self, collector: MultiProcessCollector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._collector.collect():  # type: ignore[no-untyped-call]
+            if metric.name.startswith(PREFIXES):
+                yield metric
+
+
+def _forget_dead_processes(folder: str) -> None:
+    """Drop the live gauges of processes that were killed; their counters stay."""
+    for path in Path(folder).glob("gauge_live*.db"):
+        pid = path.stem.rsplit("_", 1)[1]
+        if not Path(f"/proc/{pid}").exists():
+            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

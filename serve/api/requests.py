@@ -239,13 +239,14 @@ class CompletionRequest(SamplingRequest):
             raise ValueError("echo needs prompts given as text")
         return self
 
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> list[str | list[int]]:
         """The prompts, one each: texts or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        texts = [item for item in self.prompt if isinstance(item, str)]
+        token_ids = [item for item in self.prompt if isinstance(item, int)]
+        lists = [item for item in self.prompt if isinstance(item, list)]
+        return [token_ids] if token_ids else [*texts, *lists]
 
 
 def _is_text(prompt: Any) -> bool:

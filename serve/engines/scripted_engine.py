@@ -146,7 +146,7 @@ class _Choice:
         self._num_logprobs = sampling.num_logprobs
         self._rng = _rng(prompt, sampling.seed, index, sampling.temperature)
         call = _forced_call(request.chat)
-        self._tool_calls = [call] if call else None
+        self._tool_calls: list[ToolCallDelta] | None = [call] if call else None
         if call:
             words, self._finish_reason = [""], "tool_calls"
         else:
@@ -193,10 +193,10 @@ class _Choice:
         delta = Delta(
             index=self._index,
             text=word,
-            num_tokens=1 if word or self._tool_calls else 0,
-            finish_reason=self._finish_reason if self.is_finished else None,
+            num_tokens=int(bool(word) or self._tool_calls is not None),
+            finish_reason=None if self._words_left else self._finish_reason,
             logprobs=logprobs,
-            tool_calls=self._tool_calls if not self._said else None,
+            tool_calls=None if self._said else self._tool_calls,
         )
         self._said.append(delta)
         return delta

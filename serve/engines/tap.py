@@ -20,7 +20,7 @@ torch.library.define("palate::tap", SCHEMA)
 
 
 @torch.library.impl("palate::tap", "CompositeExplicitAutograd")
-def _tap(  # noqa: PLR0917 (an op's arguments are positional)
+def _tap(
     hidden: Tensor,  # (T, H), in the model's dtype; changed in place
     residual: Tensor | None,  # (T, H); the stream is hidden + residual where the layer keeps them apart
     steer_rows: Tensor,  # (max_tokens,)
@@ -44,7 +44,7 @@ def _tap(  # noqa: PLR0917 (an op's arguments are positional)
         hidden[owned] = part
 
 
-def steer_and_sum(  # noqa: PLR0917
+def steer_and_sum(
     hidden: Tensor, residual: Tensor | None, steer: Tensor, pool: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
 ) -> None:
     """Do the tap's work on (T, H) states whose rows are `steer` and `pool`, both (T,)."""

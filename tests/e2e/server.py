@@ -1,0 +1,129 @@
+"""A real `palate serve` in a process tree of its own, for tests that speak HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import yaml
+
+START_TIMEOUT_S = 280.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    base_url: str
+    model: str
+    process: psutil.Process
+
+    def replica(self, deployment: str) -> psutil.Process:
+        """Find the process of a deployment's replica."""
+        for process in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if f"ServeReplica:palate:{deployment}" in " ".join(process.cmdline()):
+                    return process
+        raise LookupError(deployment)
+
+    def is_ready(self) -> bool:
+        """Ask `/ready`."""
+        try:
+            return httpx.get(f"{self.base_url}/ready", timeout=5.0, trust_env=False).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def wait_until(self, *, ready: bool, timeout_s: float) -> None:
+        """Wait for `/ready` to say so."""
+        deadline = time.monotonic() + timeout_s
+        while self.is_ready() != ready:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"/ready did not become {ready} within {timeout_s} s")
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running_server(
+    folder: Path, engine: str, settings: dict[str, dict[str, object]] | None = None, api_key: str | None = None
+) -> Iterator[Server]:
+    """Start a server, wait for its line with the address, stop it, and check that no process is left."""
+    port = free_port()
+    tree: dict[str, dict[str, object]] = {"http": {"port": port}, "engine": {"kind": engine}}
+    for section, values in (settings or {}).items():
+        tree.setdefault(section, {}).update(values)
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    environment = {**os.environ, **({"PALATE_API_KEY": api_key} if api_key else {})}
+    with (folder / "stderr.log").open("w") as stderr:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "serve", "serve", "--config", str(config)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+    process = psutil.Process(popen.pid)
+    family: list[psutil.Process] = []
+    try:
+        _wait_for_address(popen, folder)
+        model = httpx.get(f"http://127.0.0.1:{port}/version", trust_env=False).json()["model"]
+        yield Server(f"http://127.0.0.1:{port}", model, process)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = process.children(recursive=True)
+        popen.send_signal(signal.SIGTERM)
+        try:
+            popen.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            raise
+        finally:
+            popen.wait()
+            if popen.stdout:
+                popen.stdout.close()
+            _, left = psutil.wait_procs(family, timeout=5.0)
+            for orphan in left:
+                orphan.kill()
+    assert not left, f"left behind: {left}"
+    assert popen.returncode == 0
+
+
+def _wait_for_address(popen: subprocess.Popen[str], folder: Path) -> None:
+    lines: queue.Queue[str] = queue.Queue()
+    assert popen.stdout is not None
+    stdout = popen.stdout
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line)
+
+    threading.Thread(target=read, daemon=True).start()
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(queue.Empty):
+            if "Palate answers on http://" in lines.get(timeout=0.5):
+                return
+        if popen.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError("the server did not start:\n" + (folder / "stderr.log").read_text()[-4_000:])

@@ -1,0 +1,121 @@
+"""What happens when a process dies, the queue is full, or a stranger calls: scripted engine, real processes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.server import Server, running_server
+
+
+def _body(server: Server, text: str, **options: Any) -> dict[str, Any]:
+    return {"model": server.model, "messages": [{"role": "user", "content": text}], **options}
+
+
+def _events(server: Server, body: dict[str, Any], started: threading.Barrier) -> list[Any]:
+    events: list[Any] = []
+    with httpx.stream(
+        "POST", f"{server.base_url}/v1/chat/completions", json={**body, "stream": True}, timeout=60.0, trust_env=False
+    ) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                events.append(json.loads(line[6:]))
+                if len(events) == 3:
+                    started.wait(30)
+    return events
+
+
+@pytest.mark.parametrize("deployment", ["Engine"])
+def test_streams_end_with_an_error_event_and_service_resumes(tmp_path: Path, deployment: str) -> None:
+    with running_server(tmp_path, "scripted") as server:
+        started = threading.Barrier(9)
+        body = _body(server, "Go on. [[tokens: 1000]] [[delay: 0.05]]", max_tokens=1_000)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            streams = [pool.submit(_events, server, body, started) for _ in range(8)]
+            started.wait(30)
+            server.replica(deployment).kill()
+            endings = [stream.result(timeout=30)[-1] for stream in streams]
+        assert all(ending["error"]["type"] == "server_error" for ending in endings)
+        server.wait_until(ready=False, timeout_s=10)
+        refused = httpx.post(f"{server.base_url}/v1/chat/completions", json=_body(server, "hi"), trust_env=False)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "engine_unavailable"
+        assert int(refused.headers["Retry-After"]) > 0
+        server.wait_until(ready=True, timeout_s=60)
+        answer = httpx.post(f"{server.base_url}/v1/chat/completions", json=_body(server, "hi"), trust_env=False)
+        assert answer.status_code == 200
+
+
+def test_a_sick_engine_is_replaced(tmp_path: Path) -> None:
+    with running_server(tmp_path, "scripted", {"engine": {"health_check_period_s": 0.5}}) as server:
+        before = server.replica("Engine").pid
+        httpx.post(f"{server.base_url}/v1/chat/completions", json=_body(server, "[[sick]]"), trust_env=False)
+        server.wait_until(ready=False, timeout_s=10)
+        server.wait_until(ready=True, timeout_s=60)
+        assert server.replica("Engine").pid != before
+
+
+def test_a_full_queue_answers_429(tmp_path: Path) -> None:
+    limits: dict[str, dict[str, object]] = {"engine": {"max_ongoing_requests": 2, "max_queued_requests": 2}}
+    with running_server(tmp_path, "scripted", limits, api_key="secret") as server:
+        headers = {"Authorization": "Bearer secret"}
+
+        def ask(_: int) -> httpx.Response:
+            body = _body(server, "Slowly. [[tokens: 20]] [[delay: 0.1]]")
+            url = f"{server.base_url}/v1/chat/completions"
+            return httpx.post(url, json=body, headers=headers, timeout=60, trust_env=False)
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(12)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert refused[0].json()["error"]["code"] == "queue_full"
+        assert int(refused[0].headers["Retry-After"]) > 0
+        assert ask(0).status_code == 200
+
+        stranger = httpx.get(f"{server.base_url}/v1/models", headers={"Authorization": "Bearer wrong"}, trust_env=False)
+        assert stranger.status_code == 401
+        assert stranger.json()["error"]["code"] == "invalid_api_key"
+        assert httpx.get(f"{server.base_url}/health", trust_env=False).status_code == 200
+
+
+def test_a_generation_that_breaks_off_is_an_error(scripted_server: Server) -> None:
+    url = f"{scripted_server.base_url}/v1/chat/completions"
+    whole = httpx.post(url, json=_body(scripted_server, "[[fail: 3]]"), trust_env=False)
+    assert whole.status_code == 500
+    assert whole.json()["error"]["code"] == "generation_failed"
+    events = _events(scripted_server, _body(scripted_server, "[[fail: 3]]"), threading.Barrier(1))
+    assert events[-1]["error"]["code"] == "generation_failed"
+
+
+def test_a_second_start_on_the_port_says_so(scripted_server: Server) -> None:
+    port = scripted_server.base_url.rsplit(":", 1)[1]
+    second = subprocess.run(
+        [sys.executable, "-m", "serve", "serve", "--port", port, "--engine", "scripted"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert second.returncode == 1
+    assert f"Port {port}" in second.stderr
+    assert "--port" in second.stderr
+
+
+def test_a_request_that_takes_too_long_ends(tmp_path: Path) -> None:
+    with running_server(tmp_path, "scripted", {"http": {"request_timeout_s": 1.0}}) as server:
+        url = f"{server.base_url}/v1/chat/completions"
+        body = _body(server, "[[tokens: 100]] [[delay: 0.1]]", max_tokens=100)
+        whole = httpx.post(url, json=body, timeout=30, trust_env=False)
+        assert whole.status_code == 504
+        assert whole.json()["error"]["code"] == "deadline_exceeded"
+        assert _events(server, body, threading.Barrier(1))[-1]["error"]["code"] == "deadline_exceeded"
