@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
-from typing import Any
 
-import pydantic_core
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
@@ -43,9 +38,7 @@ def create_app(context: ApiContext) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.context = context
-    app.router.route_class = StrictJsonRoute
     for router in (chat.router, completions.router, system.router):
-        router.route_class = StrictJsonRoute
         app.include_router(router)
     _add_docs(app)
     _add_error_handlers(app)
@@ -54,29 +47,6 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(Measured, context=context)
     app.add_middleware(RequestIds)
     return app
-
-
-class _StrictJsonRequest(Request):
-    async def json(self) -> Any:
-        """Parse the body; unlike the standard library, refuse lone surrogates and NaN."""
-        body = await self.body()
-        try:
-            return pydantic_core.from_json(body, allow_inf_nan=False)
-        except ValueError as error:
-            raise json.JSONDecodeError(str(error), body.decode("utf-8", errors="replace"), 0) from error
-
-
-class StrictJsonRoute(APIRoute):
-    """A route whose JSON bodies can always be encoded as UTF-8 again."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        """Wrap the handler."""
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            return await handler(_StrictJsonRequest(request.scope, request.receive))
-
-        return handle
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -12,10 +12,11 @@ from openai.types.chat import ChatCompletion
 from serve.api.context import ApiContext, context_of, error_responses
 from serve.api.requests import ChatCompletionRequest, NamedToolChoice
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
+from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, Delta, GenerationRequest, Output, Sampling, TokenLogprob, ToolCallDelta
 from serve.errors import InvalidRequest
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
 
 @router.post(

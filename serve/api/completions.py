@@ -15,10 +15,11 @@ from serve.api.chat import common_sampling, response_format, usage
 from serve.api.context import ApiContext, context_of, error_responses
 from serve.api.requests import CompletionRequest
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
+from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import Delta, GenerationRequest, Output, Sampling, TokenLogprob
 from serve.errors import InvalidRequest
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=StrictJsonRoute)
 
 
 @router.post(
