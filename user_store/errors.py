@@ -16,7 +16,7 @@ class StoreError(Exception):
     """Anything a store reports."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
+class StoreUnavailable(StoreError):
     """The backend does not answer; `retry_after_s` is a hint for the client."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
@@ -24,7 +24,7 @@ class StoreUnavailable(StoreError):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
-class Conflict(StoreError):  # noqa: N818
+class Conflict(StoreError):
     """A compare-and-set found another version; `current_version` is the stored one."""
 
     def __init__(self, message: str, *, current_version: int) -> None:
@@ -32,17 +32,17 @@ class Conflict(StoreError):  # noqa: N818
         self.current_version = current_version
 
 
-class NotFound(StoreError):  # noqa: N818
+class NotFound(StoreError):
     """No such event, completion or person within the tenant."""
 
 
-class Expired(StoreError):  # noqa: N818
+class Expired(StoreError):
     """The completion was served here, but its features are no longer kept."""
 
 
-class SchemaMismatch(StoreError):  # noqa: N818
+class SchemaMismatch(StoreError):
     """The stored layout has another version than this program writes."""
 
 
-class CorruptRecord(StoreError):  # noqa: N818
+class CorruptRecord(StoreError):
     """A stored record cannot be decoded; the message names it, never its content."""
