@@ -45,6 +45,7 @@ async def migrate_store(url: str, options: RedisOptions | None = None) -> tuple[
     try:
         before = await _redis_version(backend)
         check_not_newer(before, REDIS_SCHEMA_VERSION)
+        await backend.call("SET", SCHEMA, REDIS_SCHEMA_VERSION)  # steps from older layouts will come before this line
         return before, REDIS_SCHEMA_VERSION
     finally:
         await backend.close()

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from user_store.latent_index import LatentIndex, PosteriorSource
 from user_store.open import open_store
+from user_store.redis_client import RedisOptions
 from user_store.redis_store import RedisStore
 from user_store.store import UserStore
 from user_store.types import FeedbackEvent, FeedbackKind, LogPosition, StoredPosterior, UserKey
@@ -216,7 +217,8 @@ async def stored_bytes(store: UserStore, folder: Path) -> int:
 
 async def measure(url: str, people: People, row: Row, folder: Path) -> None:
     """Fill a store and measure everything on it."""
-    store = await open_store(url)
+    # A slow answer of a busy machine is a figure here, not a failure.
+    store = await open_store(url, RedisOptions(timeout_s=60))
     try:
         empty = await stored_bytes(store, folder)
         started = time.perf_counter()
@@ -271,7 +273,8 @@ def measure_backend(backend: str, redis_url: str | None, count: int, shapes: Sha
 
 def table(rows: list[Row]) -> str:
     """Lay rows out as columns, one measure a line."""
-    fields = [name for name in Row.__dataclass_fields__ if name not in {"backend", "people"}]
+    names = [name for name in Row.__dataclass_fields__ if name not in {"backend", "people"}]
+    fields = [name for name in names if any(getattr(row, name) for row in rows)]  # what was measured
     lines = [f"{'':26}" + "".join(f"{row.backend + ' ' + format(row.people, ','):>20}" for row in rows)]
     lines += [f"{name:26}" + "".join(f"{getattr(row, name):>20,.3f}" for row in rows) for name in fields]
     return "\n".join(lines)

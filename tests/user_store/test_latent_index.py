@@ -66,7 +66,7 @@ async def test_many_are_searched_in_lists_with_high_recall() -> None:
     await index.close()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.sampled_from("aurt"), st.integers(0, 40), st.integers(0, 10_000)), max_size=80), st.booleans()
 )

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 
 from tests.user_store.redis_server import RedisServer, free_port
 from tests.user_store.samples import ANN, NOW, completion, event, posterior
-from user_store.errors import StoreUnavailable
-from user_store.open import check_url, open_store, sqlite_path
+from user_store.errors import CorruptRecord, SchemaMismatch, StoreUnavailable
+from user_store.open import check_url, migrate_store, open_store, sqlite_path
 from user_store.redis_client import RedisOptions, address_of, open_backend
-from user_store.redis_records import text_of
+from user_store.redis_records import person_keys, text_of
 from user_store.redis_store import RedisStore
 from user_store.types import UserKey
 
@@ -72,6 +72,47 @@ async def test_an_answer_stored_during_a_deletion_does_not_stay(redis_server: Re
     await store.delete_user(ANN)
     await store.close()
     assert {key for key in await keys_of(redis_server) if "{" in key} == set()
+
+
+async def test_what_a_racing_append_registers_after_a_deletion_is_taken_back(redis_server: RedisServer) -> None:
+    redis_server.command("FLUSHALL")
+    store = await open_store(redis_server.url)
+    assert isinstance(store, RedisStore)
+    await store.append_event(event("e1"))
+    await store.delete_user(ANN)
+    await store._register(ANN, ["e1"])  # as the append would, had the deletion come between its two steps
+    assert await keys_of(redis_server) == {"palate:schema", "palate:tenants"}
+    await store.append_event(event("e2"))
+    await store._register(ANN, ["e1"])  # here the person has come back since
+    assert [key async for key in store.iter_users("acme")] == [ANN]
+    await store.close()
+
+
+async def test_a_newer_layout_is_refused_and_this_one_needs_no_migration(redis_server: RedisServer) -> None:
+    redis_server.command("FLUSHALL")
+    assert await migrate_store(redis_server.url) == (1, 1)
+    redis_server.command("SET", "palate:schema", "2")
+    with pytest.raises(SchemaMismatch, match="newer palate"):
+        await open_store(redis_server.url)
+    with pytest.raises(SchemaMismatch, match="newer palate"):
+        await migrate_store(redis_server.url)
+    redis_server.command("SET", "palate:schema", "0")
+    with pytest.raises(SchemaMismatch, match="palate store migrate"):
+        await open_store(redis_server.url)
+    assert await migrate_store(redis_server.url) == (0, 1)
+    await (await open_store(redis_server.url)).close()
+
+
+async def test_an_unreadable_posterior_does_not_stop_a_scan(redis_server: RedisServer) -> None:
+    redis_server.command("FLUSHALL")
+    store = await open_store(redis_server.url)
+    for user in ("ann", "bob"):
+        await store.put_posterior(UserKey("acme", user), posterior(), expected_version=0)
+    redis_server.command("HSET", person_keys(ANN, "state")[0], "post", "damaged")
+    assert [key.user async for key, _ in store.iter_posteriors("acme")] == ["bob"]
+    with pytest.raises(CorruptRecord):
+        await store.get_state(ANN)
+    await store.close()
 
 
 async def test_redis_gone_is_unavailable_at_once_and_back_again(own_server: RedisServer) -> None:
