@@ -21,7 +21,7 @@ from router.types import Array, Population, Posterior, Route, SteeringReason
 class RoutingConfig:
     """Limits and thresholds of a route."""
 
-    saturation: float = 0.25  # certainty times size of taste (1: a typical person's) that earns the full dose
+    saturation: float = 0.1  # certainty times size of taste (1: a typical person's) that earns the full dose
     gate: float = 0.8  # P(steering gains | posterior) needed to steer
     adapter_min_weight: float = 0.5  # responsibility a prototype needs for its adapter
     adapter_margin: float = 0.2  # and its lead over the next one
