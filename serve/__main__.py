@@ -1,0 +1,5 @@
+"""`python -m serve` is `palate`."""
+
+from serve.cli import main
+
+main()

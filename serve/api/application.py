@@ -1,0 +1,144 @@
+"""The HTTP application: routes, layers and one place where errors are rendered."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pydantic_core
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
+
+from serve import __version__
+from serve.api import chat, completions, system
+from serve.api.context import ApiContext
+from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
+from serve.api.streaming import json_response
+from serve.errors import InvalidRequest, MethodNotAllowed, NotFound, PalateError
+
+logger = logging.getLogger("palate.api")
+
+UNION_TAGS = {"str", "int", "none", "NamedToolChoice", "text", "json_object", "json_schema"}
+DESCRIPTION = """An OpenAI-compatible endpoint in front of one base model.
+
+Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+
+def create_app(context: ApiContext) -> FastAPI:
+    """Compose the application around a service."""
+    app = FastAPI(
+        title="Palate",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.context = context
+    app.router.route_class = StrictJsonRoute
+    for router in (chat.router, completions.router, system.router):
+        router.route_class = StrictJsonRoute
+        app.include_router(router)
+    _add_docs(app)
+    _add_error_handlers(app)
+    app.add_middleware(BodyLimit, context=context)
+    app.add_middleware(Keys, context=context)
+    app.add_middleware(Measured, context=context)
+    app.add_middleware(RequestIds)
+    return app
+
+
+class _StrictJsonRequest(Request):
+    async def json(self) -> Any:
+        """Parse the body; unlike the standard library, refuse lone surrogates and NaN."""
+        body = await self.body()
+        try:
+            return pydantic_core.from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), body.decode("utf-8", errors="replace"), 0) from error
+
+
+class StrictJsonRoute(APIRoute):
+    """A route whose JSON bodies can always be encoded as UTF-8 again."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """Wrap the handler."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_StrictJsonRequest(request.scope, request.receive))
+
+        return handle
+
+
+def _add_docs(app: FastAPI) -> None:
+    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Palate",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon-32x32.png",
+        )
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def render(request: Request, error: PalateError) -> Response:
+        if error.status >= 500:
+            logger.error("%s %s: %s", request_id_of(request), type(error).__name__, error.message)
+        return json_response(error.body(), error.status, error_headers(error))
+
+    @app.exception_handler(PalateError)
+    async def palate_error(request: Request, error: PalateError) -> Response:
+        return await render(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return await render(request, _from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == NotFound.status:
+            return await render(request, NotFound(f"There is nothing at {request.url.path}."))
+        if error.status_code == MethodNotAllowed.status:
+            return await render(request, MethodNotAllowed(f"{request.url.path} does not accept {request.method}."))
+        return await render(request, InvalidRequest(str(error.detail)))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> Response:
+        logger.error("%s failed", request_id_of(request), exc_info=error)
+        return await render(request, PalateError("An internal error; the server's log has it under the request id."))
+
+
+def _from_validation(error: RequestValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
+    if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
+        return InvalidRequest("The body must be a JSON object, sent with 'Content-Type: application/json'.")
+    # Members of unions stand in the location too; a client knows only its own keys and positions.
+    path = [part for part in first["loc"][1:] if part not in UNION_TAGS and not (isinstance(part, str) and "[" in part)]
+    param = ".".join(str(part) for part in path) or None
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+    if first["type"] == "missing":
+        return InvalidRequest(
+            f"Missing required parameter: '{param or 'body'}'.", param=param, code="missing_parameter"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"Invalid value for '{param}': {message}" if param else message, param=param)

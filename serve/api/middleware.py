@@ -1,0 +1,161 @@
+"""Plain ASGI layers around the API: request ids, metrics, keys and body limits."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.api.context import ApiContext
+from serve.api.streaming import json_response
+from serve.errors import AuthenticationFailed, PalateError, RequestTooLarge
+
+REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+PROTECTED_PREFIX = "/v1/"
+
+
+def error_headers(error: PalateError) -> dict[str, str]:
+    """Headers that go with an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, AuthenticationFailed):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+async def _refuse(error: PalateError, scope: Scope, receive: Receive, send: Send) -> None:
+    await json_response(error.body(), error.status, error_headers(error))(scope, receive, send)
+
+
+class RequestIds:
+    """Takes `X-Request-Id` or makes one, and sends it back."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.match(given) else f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class Measured:
+    """Counts requests and times them, by the route's pattern and never by its values."""
+
+    def __init__(self, app: ASGIApp, context: ApiContext) -> None:
+        self._app = app
+        self._metrics = context.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        status = 499  # nothing was sent: the client went away
+        first_byte_s: float | None = None
+
+        async def send_measured(message: Message) -> None:
+            nonlocal status, first_byte_s
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif first_byte_s is None:
+                first_byte_s = time.perf_counter() - begin
+            await send(message)
+
+        with self._metrics.requests_running.track_inprogress():
+            try:
+                await self._app(scope, receive, send_measured)
+            finally:
+                route = scope.get("route")
+                path = getattr(route, "path", "unmatched")
+                self._metrics.requests.labels(path, status).inc()
+                self._metrics.request_seconds.labels(path).observe(time.perf_counter() - begin)
+                if first_byte_s is not None:
+                    self._metrics.first_byte_seconds.labels(path).observe(first_byte_s)
+
+
+class Keys:
+    """Asks for the API key under `/v1/`, if there is one."""
+
+    def __init__(self, app: ASGIApp, context: ApiContext) -> None:
+        self._app = app
+        key = context.secrets.api_key
+        self._digest = hashlib.sha256(key.get_secret_value().encode()).digest() if key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] != "http" or self._digest is None or not scope["path"].startswith(PROTECTED_PREFIX):
+            await self._app(scope, receive, send)
+            return
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        given_digest = hashlib.sha256(given.strip().encode()).digest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given_digest, self._digest):
+            message = "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
+            await _refuse(AuthenticationFailed(message), scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Reads the body up front, up to the limit; what is larger gets 413 and is not kept."""
+
+    def __init__(self, app: ASGIApp, context: ApiContext) -> None:
+        self._app = app
+        self._max_bytes = context.config.http.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = RequestTooLarge(f"The body is larger than the {self._max_bytes} bytes this server accepts.")
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            await _refuse(error, scope, receive, send)
+            return
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client went away while sending
+            body += message.get("body", b"")
+            if len(body) > self._max_bytes:
+                await _refuse(error, scope, receive, send)
+                return
+            if not message.get("more_body"):
+                break
+        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        async def replay() -> Message:
+            nonlocal whole
+            if whole is not None:
+                message, whole = whole, None
+                return message
+            return await receive()
+
+        await self._app(scope, replay, send)
+
+
+def request_id_of(request: Request) -> str:
+    """Return the request's id."""
+    request_id: str = request.scope["state"]["request_id"]
+    return request_id

@@ -1,0 +1,177 @@
+"""The Ray Serve application: an ingress deployment (HTTP) in front of an engine deployment.
+
+`build` is the typed builder, usable as `serve run serve.app:build`. The bare name `serve` means Ray's here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Any
+
+import ray
+from pydantic import SecretStr
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.types import Receive, Scope, Send
+
+from serve.api.application import create_app
+from serve.api.context import ApiContext
+from serve.config import Config, Secrets
+from serve.engines.factory import create_engine
+from serve.engines.protocol import GenerationRequest, ModelInfo, Output, Sampling
+from serve.errors import PalateError
+from serve.home import Home
+from serve.listener import Listener
+from serve.metrics import Metrics
+from serve.remote import RayService
+from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
+
+logger = logging.getLogger("palate.app")
+
+CANARY_PERIOD_S = 30.0
+INGRESS_MAX_ONGOING_REQUESTS = 100_000  # the engine deployment's limits decide; they answer 429
+
+
+class EngineDeployment:
+    """Hosts one engine; Ray Serve replicates, scales and restarts it."""
+
+    async def __init__(self, config: Config, home: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        from pathlib import Path  # noqa: PLC0415
+
+        self._engine = create_engine(config, Home(Path(home)))
+        await self._engine.start()
+        self._sender = OutputSender()
+        self._last_token_at = 0.0
+        await self._generate_canary()
+
+    async def generate(self, request: GenerationRequest, reply_to: ReplyTo | None) -> list[Output] | Failure | None:
+        """Generate; with `reply_to` the outputs go there as they come, otherwise they are returned.
+
+        Errors the client should see are values, so that Ray does not wrap and log them.
+        """
+        outputs = []
+        try:
+            async for output in self._engine.generate(request):
+                self._last_token_at = time.monotonic()
+                if reply_to is None:
+                    outputs.append(output)
+                else:
+                    self._sender.send(reply_to, output)
+        except PalateError as error:
+            failure = Failure.of(error)
+            if reply_to is None:
+                return failure
+            self._sender.send(reply_to, failure=failure)
+            return None
+        if reply_to is None:
+            return outputs
+        self._sender.send(reply_to)
+        return None
+
+    async def probe(self) -> ModelInfo | Failure:
+        """Describe the model, if a token can be generated."""
+        try:
+            await self._engine.check_health()
+            if time.monotonic() - self._last_token_at > CANARY_PERIOD_S:
+                await self._generate_canary()
+        except PalateError as error:
+            return Failure.of(error)
+        return self._engine.model
+
+    async def check_health(self) -> None:
+        """Ray Serve's health check: raising gets the replica replaced."""
+        await self._engine.check_health()
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this when a replica is stopped."""
+        with contextlib.suppress(AttributeError):  # a replica whose start failed
+            self._sender.close()
+            await self._engine.shutdown()
+
+    async def _generate_canary(self) -> None:
+        canary = GenerationRequest(
+            request_id=f"canary-{time.monotonic_ns()}", text="1", sampling=Sampling(max_tokens=1)
+        )
+        async for _ in self._engine.generate(canary):
+            self._last_token_at = time.monotonic()
+
+
+class _ReplicaApp:
+    """The ASGI application of whichever ingress replica this process is, for requests that come by Ray's proxies."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _no_lifespan(receive, send)
+            return
+        ingress: Any = serve.get_replica_context().servable_object
+        await ingress.application(scope, receive, send)
+
+
+async def _no_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        kind = (await receive())["type"].removeprefix("lifespan.")
+        await send({"type": f"lifespan.{kind}.complete"})
+        if kind == "shutdown":
+            return
+
+
+@serve.ingress(_ReplicaApp())
+class IngressDeployment:
+    """Speaks HTTP; knows the engines only by their handle.
+
+    Without a proxy it listens itself: replicas on one node share the port, and a load balancer spreads over nodes.
+    """
+
+    async def __init__(self, config: Config, api_key: str | None, engine: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+        secrets = Secrets(api_key=SecretStr(api_key) if api_key else None)
+        receiver = OutputReceiver(ray.util.get_node_ip_address())
+        self._service = RayService(engine, receiver, config.http.request_timeout_s)
+        self.application = create_app(ApiContext(self._service, config, secrets, Metrics()))
+        self._listener = Listener(self.application, config) if config.http.proxy == "none" else None
+
+    async def check_health(self) -> None:
+        """Ray Serve's health check: raising gets the replica replaced."""
+        if self._listener is not None:
+            self._listener.check_health()
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits this when a replica is stopped."""
+        with contextlib.suppress(AttributeError):  # a replica whose start failed
+            if self._listener is not None:
+                await self._listener.shutdown()
+            await self._service.shutdown()
+
+
+def build(config: Config) -> Application:
+    """Compose the application; `serve run serve.app:build key=…` validates its arguments by `Config`."""
+    secrets = Secrets.from_env()
+    home = Home.from_env().create()
+    engine = config.engine
+    scaling: dict[str, Any] = {"num_replicas": engine.num_replicas}
+    if engine.autoscaling is not None:
+        scaling = {"autoscaling_config": engine.autoscaling.model_dump()}
+    engines = serve.deployment(
+        name="Engine",
+        ray_actor_options={"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus},
+        max_ongoing_requests=engine.max_ongoing_requests,
+        max_queued_requests=engine.max_queued_requests,
+        health_check_period_s=engine.health_check_period_s,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=engine.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        max_constructor_retry_count=2,  # a wrong configuration should say so soon
+        **scaling,
+    )(EngineDeployment)
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=config.http.num_replicas,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
+        graceful_shutdown_timeout_s=engine.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.5,
+    )(IngressDeployment)
+    api_key = secrets.api_key.get_secret_value() if secrets.api_key else None
+    return ingress.bind(config, api_key, engines.bind(config, str(home.path)))

@@ -1,0 +1,223 @@
+"""The configuration: one frozen tree, one YAML file, defaults in one place.
+
+Only this module reads the environment, and only for the file's path (`PALATE_CONFIG`) and for secrets. Unknown keys are
+errors. `docs/configuration.md` is generated from the descriptions here (`palate config docs`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from serve.errors import ConfigurationError
+from serve.models import DEFAULT_MODEL
+
+PORT_MAX = 65_535
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpConfig(Section):
+    """The HTTP endpoint."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. `0.0.0.0` opens the server to the network.")
+    port: int = Field(8000, ge=1, le=PORT_MAX, description="Port to listen on.")
+    proxy: Literal["none", "haproxy", "python"] = Field(
+        "none",
+        description="What stands in front of the ingress replicas: nothing (they listen themselves: the fastest), "
+        "HAProxy as managed by Ray Serve, or Ray Serve's own proxy (one on every node of a cluster).",
+    )
+    max_body_bytes: int = Field(4_000_000, ge=1_000, le=256_000_000, description="Larger request bodies get 413.")
+    max_messages: int = Field(1_024, ge=1, le=100_000, description="Most messages in one chat request.")
+    max_choices: int = Field(16, ge=1, le=128, description="Largest `n`.")
+    max_prompts: int = Field(64, ge=1, le=2_048, description="Most prompts in one completions request.")
+    request_timeout_s: float = Field(600.0, gt=0, le=86_400, description="Longest time one request may take.")
+    num_replicas: int = Field(1, ge=1, le=256, description="Replicas of the ingress deployment.")
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    id: str = Field(
+        DEFAULT_MODEL.name,
+        min_length=1,
+        description="An embedded model, a folder with safetensors, or a hub id like `org/name`.",
+    )
+    served_name: str | None = Field(None, description="Name clients use; by default the last part of `id`.")
+    revision: str | None = Field(None, description="Revision of a hub model.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Type of the weights.")
+    max_model_len: int | None = Field(
+        None,
+        ge=16,
+        description="Longest prompt plus answer, in tokens; by default what the model allows, at most 8192.",
+    )
+    chat_template: Path | None = Field(None, description="A Jinja chat template to use instead of the model's own.")
+    tool_parser: str | None = Field(
+        None, description="vLLM's tool parser for this model (for example `hermes`); without one, tools get 400."
+    )
+    reasoning_parser: str | None = Field(None, description="vLLM's reasoning parser for this model.")
+
+    @property
+    def name(self) -> str:
+        """The name clients use."""
+        return self.served_name or self.id.rstrip("/").rsplit("/", 1)[-1]
+
+
+class AutoscalingConfig(Section):
+    """Ray Serve's autoscaling of the engine deployment."""
+
+    min_replicas: int = Field(1, ge=0, le=1_024, description="Fewest engine replicas.")
+    max_replicas: int = Field(1, ge=1, le=1_024, description="Most engine replicas.")
+    target_ongoing_requests: float = Field(16.0, gt=0, description="Running requests per replica to aim for.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscalingConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is larger than max_replicas")
+        return self
+
+
+class EngineConfig(Section):
+    """The engine deployment."""
+
+    kind: Literal["vllm", "scripted"] = Field(
+        "vllm", description="`vllm` is the real one; `scripted` answers without weights, for tests of applications."
+    )
+    num_replicas: int = Field(1, ge=1, le=1_024, description="Engine replicas, unless `autoscaling` is given.")
+    autoscaling: AutoscalingConfig | None = Field(None, description="Scale the replicas with the load.")
+    num_gpus: float = Field(0.0, ge=0, le=64, description="GPUs of one replica; 0 runs on the CPU.")
+    num_cpus: float = Field(1.0, ge=0, le=1_024, description="CPUs Ray reserves for one replica.")
+    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs one copy of the model is split over.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory vLLM may take.")
+    cpu_kv_cache_gib: int = Field(2, ge=1, le=4_096, description="Memory for the KV cache on a CPU.")
+    max_num_seqs: int = Field(64, ge=1, le=4_096, description="Most sequences in one batch.")
+    compile: bool = Field(
+        False, description="torch.compile and CUDA graphs: faster tokens, and a start that is a minute longer."
+    )
+    max_ongoing_requests: int = Field(64, ge=1, le=100_000, description="Requests one replica works on at a time.")
+    max_queued_requests: int = Field(
+        64, ge=0, le=1_000_000, description="Requests that wait for a replica; beyond that the answer is 429."
+    )
+    health_check_period_s: float = Field(1.0, gt=0, le=600, description="How often Ray Serve asks a replica.")
+    drain_timeout_s: float = Field(20.0, ge=0, le=3_600, description="Time running requests get at shutdown.")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    http: HttpConfig = HttpConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.engine.kind == "scripted" and self.engine.num_gpus:
+            raise ValueError("engine.kind is scripted, which uses no GPU: set engine.num_gpus to 0")
+        return self
+
+
+class Secrets(Section):
+    """What may only come from the environment."""
+
+    api_key: Annotated[SecretStr | None, Field(description="`PALATE_API_KEY`: the key clients must send, if set.")] = (
+        None
+    )
+
+    @classmethod
+    def from_env(cls) -> Secrets:
+        """Read the secrets."""
+        key = os.environ.get("PALATE_API_KEY")
+        return cls(api_key=SecretStr(key) if key else None)
+
+
+def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
+    """Read the YAML file (or the defaults), lay `overrides` over it, and validate.
+
+    Args:
+        path: The file; by default the one `PALATE_CONFIG` names, if it is set.
+        overrides: Section to key to value, as from the command line.
+
+    Raises:
+        ConfigurationError: naming every wrong key at once.
+    """
+    if path is None and os.environ.get("PALATE_CONFIG"):
+        path = Path(os.environ["PALATE_CONFIG"])
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"Cannot read the configuration {path}: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigurationError(f"{path} must hold a mapping of sections, not a {type(loaded).__name__}.")
+        tree = loaded or {}
+    for section, values in (overrides or {}).items():
+        below = tree.setdefault(section, {})
+        if isinstance(below, dict):
+            below.update(values)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']}" for item in error.errors()
+        ]
+        where = f" in {path}" if path else ""
+        raise ConfigurationError("\n".join([f"The configuration{where} is not valid:", *lines])) from error
+
+
+def reference() -> str:
+    """Render the reference page (Markdown) from the tree itself."""
+    lines = [
+        "# Configuration",
+        "",
+        "One YAML file, given by `palate serve --config FILE` or the environment variable `PALATE_CONFIG`. Every key has",
+        "a default; unknown keys are errors. `palate config show` prints what is in force, `palate config check`",
+        "checks a file. This page is generated by `palate config docs`.",
+        "",
+        "Secrets come from the environment only: `PALATE_API_KEY`, if set, is the key clients must send as a bearer",
+        "token.",
+        "`PALATE_HOME` is the folder Palate keeps everything in (default `~/.local/share/palate`).",
+    ]
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            lines += _section_reference(name, section)
+    return "\n".join(lines) + "\n"
+
+
+def _section_reference(path: str, section: type[Section]) -> list[str]:
+    lines = [
+        "",
+        f"## `{path}`",
+        "",
+        (section.__doc__ or "").strip(),
+        "",
+        "| key | default | bounds | meaning |",
+        "|---|---|---|---|",
+    ]
+    nested: list[str] = []
+    for name, field in section.model_fields.items():
+        for candidate in getattr(field.annotation, "__args__", ()):
+            if isinstance(candidate, type) and issubclass(candidate, Section):
+                nested += _section_reference(f"{path}.{name}", candidate)
+        bounds = ", ".join(
+            f"{symbol} {getattr(item, attribute)}"
+            for item in field.metadata
+            for attribute, symbol in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+            if hasattr(item, attribute)
+        )
+        choices = getattr(field.annotation, "__args__", ())
+        if not bounds and choices and all(isinstance(choice, str) for choice in choices):
+            bounds = ", ".join(f"`{choice}`" for choice in choices)
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        lines.append(f"| `{name}` | {shown} | {bounds} | {field.description} |")
+    return lines + nested

@@ -1,0 +1,111 @@
+"""The tap: one custom op after a decoder layer that adds steering vectors to, and sums, the residual stream.
+
+Pure tensor work over persistent buffers, `h[t] += size[t] * bank[row[t]]` and `sums[row[t]] += h[t]`, so that
+torch.compile and CUDA graphs can hold it; row 0 belongs to nobody. States are summed *before* the vector of the same
+layer is added. Knows nothing about requests: `SequenceStates` decides which row a token belongs to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SCHEMA = (
+    "(Tensor(a!) hidden, Tensor? residual, Tensor steer_rows, Tensor pool_rows, "
+    "Tensor bank, Tensor caps, Tensor(b!) sums) -> ()"
+)
+torch.library.define("palate::tap", SCHEMA)
+
+
+@torch.library.impl("palate::tap", "CompositeExplicitAutograd")
+def _tap(  # noqa: PLR0917 (an op's arguments are positional)
+    hidden: Tensor,  # (T, H), in the model's dtype; changed in place
+    residual: Tensor | None,  # (T, H); the stream is hidden + residual where the layer keeps them apart
+    steer_rows: Tensor,  # (max_tokens,)
+    pool_rows: Tensor,  # (max_tokens,)
+    bank: Tensor,  # (rows, H), unit vectors
+    caps: Tensor,  # (rows, 2), length, and length as a share of the residual norm; the smaller one holds
+    sums: Tensor,  # (rows, H); changed in place
+) -> None:
+    steer, pool = steer_rows[: len(hidden)], pool_rows[: len(hidden)]
+    if hidden.device.type != "cpu":
+        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
+        return
+    # On CPU prompts are long and the host sees the rows: leave out what is nobody's. Graph capture could not.
+    owned = torch.maximum(steer, pool).nonzero()[:, 0]
+    if len(owned) == len(hidden):
+        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
+    elif len(owned):
+        part = hidden[owned]
+        kept = None if residual is None else residual[owned]
+        steer_and_sum(part, kept, steer[owned], pool[owned], bank, caps, sums)
+        hidden[owned] = part
+
+
+def steer_and_sum(  # noqa: PLR0917
+    hidden: Tensor, residual: Tensor | None, steer: Tensor, pool: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
+) -> None:
+    """Do the tap's work on (T, H) states whose rows are `steer` and `pool`, both (T,)."""
+    stream = hidden.float() if residual is None else hidden.float() + residual.float()
+    sums.index_add_(0, pool, stream)
+    cap = caps[steer]  # (T, 2)
+    size = torch.minimum(cap[:, 0], cap[:, 1] * stream.norm(dim=-1))  # (T,)
+    hidden.add_(size[:, None] * bank[steer])
+
+
+@torch.library.register_fake("palate::tap")  # type: ignore[untyped-decorator]
+def _tap_fake(*args: Any) -> None:
+    return None
+
+
+class Tap(nn.Module):
+    """The buffers of one tapped layer; `bank` and `caps` are shared by all taps of a model."""
+
+    def __init__(self, max_tokens: int, bank: Tensor, caps: Tensor) -> None:
+        super().__init__()
+        rows = torch.zeros(max_tokens, dtype=torch.int64, device=bank.device)
+        self.steer_rows: Tensor
+        self.pool_rows: Tensor
+        self.bank: Tensor
+        self.caps: Tensor
+        self.sums: Tensor
+        self.register_buffer("steer_rows", rows, persistent=False)
+        self.register_buffer("pool_rows", rows.clone(), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
+        self.register_buffer("caps", caps, persistent=False)
+        self.register_buffer("sums", torch.zeros_like(bank), persistent=False)
+
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> None:
+        """Steer and sum in place."""
+        torch.ops.palate.tap(hidden, residual, self.steer_rows, self.pool_rows, self.bank, self.caps, self.sums)
+
+
+def attach(layer: nn.Module, tap: Tap) -> None:
+    """Let `tap` see all that `layer` puts out. To be compiled in, it must be there before the first forward."""
+    layer.add_module("palate_tap", tap)
+    layer.register_forward_hook(_tap_output)
+
+
+def _tap_output(layer: nn.Module, _args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+    tap: nn.Module = layer.get_submodule("palate_tap")
+    if isinstance(output, torch.Tensor):
+        tap(output, None)
+    else:
+        tap(output[0], output[1])
+
+
+def decoder_layers(model: nn.Module, num_layers: int) -> nn.ModuleList:
+    """Find the model's decoder layers.
+
+    Raises:
+        ValueError: no list of `num_layers` layers is there, or more than one.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
+    if len(lists) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(lists)} lists of {num_layers} layers; steering needs exactly one. "
+            "Serve it without steering."
+        )
+    return lists[0]

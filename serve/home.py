@@ -1,0 +1,41 @@
+"""Where Palate keeps what it keeps: one folder, `PALATE_HOME`.
+
+Knows paths only. The folder is made on first use, readable by its owner alone, since it will hold people's feedback.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The layout below `PALATE_HOME`."""
+
+    path: Path
+
+    @classmethod
+    def from_env(cls) -> Home:
+        """Take `PALATE_HOME`, else `$XDG_DATA_HOME/palate`, else `~/.local/share/palate`."""
+        named = os.environ.get("PALATE_HOME")
+        if named:
+            return cls(Path(named).expanduser().absolute())
+        data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return cls(Path(data_home).expanduser().absolute() / "palate")
+
+    @property
+    def models(self) -> Path:
+        """Converted models, one folder each."""
+        return self.path / "models"
+
+    @property
+    def cache(self) -> Path:
+        """Compiler caches; safe to delete."""
+        return self.path / "cache"
+
+    def create(self) -> Home:
+        """Make the folder (mode 0700) if it is missing."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self

@@ -1,0 +1,101 @@
+"""From a person's log to their posterior: what counts, and how several writers bring it up to date together.
+
+The posterior names the log position it has seen, so that any replica can see what is missing and fold it in; the
+compare-and-set makes each event count once. Knows no mathematics: the preference model comes as `PosteriorModel`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from user_store.errors import Conflict, Expired, NotFound
+from user_store.store import UserStore
+from user_store.types import CompletionRecord, FeedbackEvent, LogPosition, StoredPosterior, UserKey, UserState
+from user_store.validation import Arrays
+
+MAX_ATTEMPTS = 64
+Evidence = Callable[[FeedbackEvent, Sequence[CompletionRecord]], Arrays | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorModel:
+    """The seam to the preference model.
+
+    `start` gives the prior's arrays; `fold` adds events (all with evidence) to arrays and returns new ones. The order
+    of events must not matter beyond rounding. `population` names the prior; with another name everything is refolded.
+    """
+
+    population: str
+    start: Callable[[], Arrays]
+    fold: Callable[[Arrays, Sequence[FeedbackEvent]], Arrays]
+
+
+def effective(events: Sequence[FeedbackEvent]) -> list[FeedbackEvent]:
+    """Keep the events that count: not withdrawn, with evidence, and the latest of each subject."""
+    standing = [event for event in events if not event.is_withdrawn]
+    latest = {event.subject: event.seq for event in standing if event.subject is not None}
+    return [
+        event
+        for event in standing
+        if event.evidence is not None and (event.subject is None or latest[event.subject] == event.seq)
+    ]
+
+
+async def catch_up(store: UserStore, key: UserKey, model: PosteriorModel, *, now: float) -> UserState:
+    """Fold whatever the stored posterior has not seen; return the state after it.
+
+    One event costs one read of the state, one of the new events and one write. After a withdrawal, a replacement or
+    a new population the whole log is folded again. Conflict after MAX_ATTEMPTS lost races.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+        state = await store.get_state(key)
+        is_same_prior = state.posterior is not None and state.posterior.population == model.population
+        if not state.is_known or (state.is_current and (is_same_prior or state.position.seq == 0)):
+            return state
+        posterior = await fold_log(store, state, model, now=now)
+        expected = state.posterior.version if state.posterior else 0
+        try:
+            version = await store.put_posterior(key, posterior, expected_version=expected)
+        except Conflict:
+            # Losers of a race wait a little, each differently, or they would meet again at once.
+            await asyncio.sleep(random.uniform(0, 0.002 * min(attempt + 1, 10)))  # noqa: S311
+            continue
+        return replace(state, posterior=replace(posterior, version=version), position=posterior.position)
+    raise Conflict("the posterior changed under every attempt to update it; try again", current_version=-1)
+
+
+async def fold_log(store: UserStore, state: UserState, model: PosteriorModel, *, now: float) -> StoredPosterior:
+    """Compute the posterior of the log's end, from the stored one where its history still stands."""
+    old = state.posterior
+    seen = old.position if old else LogPosition()
+    is_extension = (seen.epoch, seen.revision) == (state.position.epoch, state.position.revision)
+    if old is not None and is_extension and old.population == model.population:
+        arrays, after_seq = old.arrays, seen.seq
+    else:
+        arrays, after_seq = model.start(), 0
+    events = await store.read_log(state.key, after_seq=after_seq)
+    # Events that arrived after the state was read may belong to a newer revision; they are left to the next call.
+    events = [event for event in events if event.seq <= state.position.seq]
+    if counting := effective(events):
+        arrays = model.fold(arrays, counting)
+    return StoredPosterior(arrays, model.population, state.position, updated_at=now)
+
+
+async def settle_pending(store: UserStore, event: FeedbackEvent, evidence: Evidence, *, now: float) -> bool:
+    """Give a pending event its evidence if all its completions are stored by now; False if not.
+
+    Call it after appending a pending event, and for each event that `put_completion` returns: whichever comes last
+    finds the other, and a second call changes nothing.
+    """
+    records: list[CompletionRecord] = []
+    for completion_id in event.completion_ids:
+        try:
+            record = await store.get_completion(event.key.tenant, completion_id, now=now)
+        except (NotFound, Expired):
+            return False
+        if record.is_announced_only or record.key != event.key:
+            return False
+        records.append(record)
+    arrays = evidence(event, records)
+    return arrays is not None and await store.attach_evidence(event.key, event.id, arrays)

@@ -1,0 +1,58 @@
+"""A local waiting room for feedback while the shared store is away: durable at once, delivered exactly once later.
+
+Each replica has its own file. Delivery repeats an event until the store acknowledges it; the store recognises
+repetitions by id, so a crash between delivery and removal adds nothing twice. Knows nothing about who decides to spool.
+"""
+
+import asyncio
+from pathlib import Path
+
+from user_store.errors import StoreUnavailable
+from user_store.sqlite_store import SqliteStore, open_sqlite
+from user_store.store import UserStore
+from user_store.types import AppendReceipt, FeedbackEvent, UserKey
+
+
+class Spool:
+    """Events on their way to a store. Use one per process and file."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._lock = asyncio.Lock()  # nothing may join a person's queue between its delivery and its removal
+
+    async def add(self, event: FeedbackEvent) -> AppendReceipt:
+        """Keep an event; on disk before this returns. Its receipt's position is the spool's, not the store's."""
+        async with self._lock:
+            return await self._store.append_event(event)
+
+    async def size(self) -> int:
+        """Count the events that wait."""
+        return sum([len(await self._store.read_log(key)) for key in await self._people()])
+
+    async def deliver(self, target: UserStore) -> list[UserKey]:
+        """Hand over everything, person by person; return who got something. Stops where the store fails again.
+
+        Events whose key was used before, or that were deleted meanwhile, end as the store decides.
+        """
+        delivered: list[UserKey] = []
+        for key in await self._people():
+            async with self._lock:
+                try:
+                    await target.append_events(await self._store.read_log(key))
+                except StoreUnavailable:
+                    break
+                await self._store.delete_user(key)
+            delivered.append(key)
+        return delivered
+
+    async def _people(self) -> list[UserKey]:
+        return [key async for tenant in self._store.list_tenants() async for key in self._store.iter_users(tenant)]
+
+    async def close(self) -> None:
+        """Close the file; what waits stays in it."""
+        await self._store.close()
+
+
+def open_spool(path: Path) -> Spool:
+    """Open or create a spool; blocks for milliseconds. StoreUnavailable if the disk will not have it."""
+    return Spool(open_sqlite(path))
