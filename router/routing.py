@@ -115,6 +115,22 @@ def plain_space(population: Population) -> SteeringSpace:
     return SteeringSpace(population, np.eye(D), np.eye(D), (True,) * D, (None,) * K)
 
 
+def measured_space(
+    population: Population, features: Array, directions: Array, adapters: tuple[str | None, ...], max_dose: float
+) -> SteeringSpace:
+    """Make the space from what was measured on plain texts: features (M, D) and the engine's directions C (H, D).
+
+    All directions are allowed; take some out with `dataclasses.replace`.
+    """
+    D = population.num_features
+    if features.ndim != 2 or features.shape[1] != D or len(features) < 2:
+        raise ValueError(f"features must have shape (2 or more, {D}), but have {features.shape}")
+    if directions.ndim != 2 or directions.shape[1] != D:
+        raise ValueError(f"directions must have shape (H, {D}), but have {directions.shape}")
+    response = np.cov(features, rowvar=False).reshape(D, D)
+    return SteeringSpace(population, directions.T @ directions, response, (True,) * D, adapters, max_dose)
+
+
 def route(
     posterior: Posterior | None,
     space: SteeringSpace,
