@@ -127,7 +127,7 @@ def measured_space(
         raise ValueError(f"features must have shape (2 or more, {D}), but have {features.shape}")
     if directions.ndim != 2 or directions.shape[1] != D:
         raise ValueError(f"directions must have shape (H, {D}), but have {directions.shape}")
-    response = np.cov(features, rowvar=False).reshape(D, D)
+    response = np.asarray(np.cov(features, rowvar=False), dtype=np.float64).reshape(D, D)
     return SteeringSpace(population, directions.T @ directions, response, (True,) * D, adapters, max_dose)
 
 
@@ -170,10 +170,15 @@ def judge_of(population: Population, posterior: Posterior | None) -> Mixture:
 
 
 def narrowing(taste: Mixture, prior: Mixture, direction: Array) -> float:
-    """Measure how much of the prior's doubt along `direction` (D,) is gone: 1 − Var[w·d | feedback] / Var[w·d]."""
-    before = float(direction @ prior.covariance @ direction)
+    """Measure how much of the doubt along `direction` (D,) is gone, 0 to 1: 1 − Var[w·d | feedback] / before.
+
+    Before is the prior's variance or, for somebody farther out than it expects, the squared distance from the pool plus
+    what is left: a person between two far prototypes may have more variance than the prior and still a clear direction.
+    """
     after = float(direction @ taste.covariance @ direction)
-    return min(max(1.0 - after / before, 0.0), 1.0) if before > 0.0 else 0.0
+    distance = float(direction @ (taste.mean - prior.mean))
+    before = max(float(direction @ prior.covariance @ direction), distance**2 + after)
+    return max(1.0 - after / before, 0.0) if before > 0.0 else 0.0
 
 
 def _explicit_route(

@@ -248,6 +248,8 @@ def test_narrowing_is_a_share() -> None:
     assert narrowing(taste, prior, np.array([1.0, 0.0])) == pytest.approx(0.75)
     assert narrowing(taste, prior, np.array([0.0, 1.0])) == 0.0  # wider than before counts as not known
     assert narrowing(taste, prior, np.zeros(2)) == 0.0
+    far = Mixture(np.ones(1), np.array([[0.0, 6.0]]), np.diag([0.25, 4.0])[None])
+    assert narrowing(far, prior, np.array([0.0, 1.0])) == pytest.approx(0.9)  # wide, but far on one side
 
 
 def test_nonsense_is_refused() -> None:
