@@ -23,7 +23,7 @@ class PlanConfig:
     """How many arms and of what kind."""
 
     num_arms: int = 4  # N, 1 to 32
-    spread: float = 1.0  # of neighbours: 1 draws from the posterior itself, 0 repeats the person's own arm
+    spread: float = 0.25  # of neighbours: 1 draws from the posterior itself, 0 repeats the person's own arm
     min_cosine: float = 0.5  # between a neighbour's steering and the person's own: within 60 degrees
     explore: float = 0.0  # share of the arms beyond the base that are Thompson draws
 

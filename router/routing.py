@@ -21,7 +21,7 @@ from router.types import Array, Population, Posterior, Route, SteeringReason
 class RoutingConfig:
     """Limits and thresholds of a route."""
 
-    saturation: float = 0.25  # certainty times size of taste (1: a typical person's) that earns the full dose
+    saturation: float = 0.1  # certainty times size of taste (1: a typical person's) that earns the full dose
     gate: float = 0.8  # P(steering gains | posterior) needed to steer
     adapter_min_weight: float = 0.5  # responsibility a prototype needs for its adapter
     adapter_margin: float = 0.2  # and its lead over the next one
@@ -115,6 +115,22 @@ def plain_space(population: Population) -> SteeringSpace:
     return SteeringSpace(population, np.eye(D), np.eye(D), (True,) * D, (None,) * K)
 
 
+def measured_space(
+    population: Population, features: Array, directions: Array, adapters: tuple[str | None, ...], max_dose: float
+) -> SteeringSpace:
+    """Make the space from what was measured on plain texts: features (M, D) and the engine's directions C (H, D).
+
+    All directions are allowed; take some out with `dataclasses.replace`.
+    """
+    D = population.num_features
+    if features.ndim != 2 or features.shape[1] != D or len(features) < 2:
+        raise ValueError(f"features must have shape (2 or more, {D}), but have {features.shape}")
+    if directions.ndim != 2 or directions.shape[1] != D:
+        raise ValueError(f"directions must have shape (H, {D}), but have {directions.shape}")
+    response = np.asarray(np.cov(features, rowvar=False), dtype=np.float64).reshape(D, D)
+    return SteeringSpace(population, directions.T @ directions, response, (True,) * D, adapters, max_dose)
+
+
 def route(
     posterior: Posterior | None,
     space: SteeringSpace,
@@ -154,10 +170,15 @@ def judge_of(population: Population, posterior: Posterior | None) -> Mixture:
 
 
 def narrowing(taste: Mixture, prior: Mixture, direction: Array) -> float:
-    """Measure how much of the prior's doubt along `direction` (D,) is gone: 1 − Var[w·d | feedback] / Var[w·d]."""
-    before = float(direction @ prior.covariance @ direction)
+    """Measure how much of the doubt along `direction` (D,) is gone, 0 to 1: 1 − Var[w·d | feedback] / before.
+
+    Before is the prior's variance or, for somebody farther out than it expects, the squared distance from the pool plus
+    what is left: a person between two far prototypes may have more variance than the prior and still a clear direction.
+    """
     after = float(direction @ taste.covariance @ direction)
-    return min(max(1.0 - after / before, 0.0), 1.0) if before > 0.0 else 0.0
+    distance = float(direction @ (taste.mean - prior.mean))
+    before = max(float(direction @ prior.covariance @ direction), distance**2 + after)
+    return max(1.0 - after / before, 0.0) if before > 0.0 else 0.0
 
 
 def _explicit_route(

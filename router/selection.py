@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 NGRAM = 4  # shorter repeats are normal in lists and code; longer ones are seen too late at 16-token checkpoints
+DEFAULT_GATE = 0.6  # P(challenger better than base) from which it is served; docs/routing.md has the measurement
 TAIL_TOKENS = 64  # a loop that starts late hides in the average of a long answer, not in its last tokens
 
 

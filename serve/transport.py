@@ -82,8 +82,7 @@ class OutputSender:
     def close(self) -> None:
         """Send what is queued and close."""
         self._flush()
-        for socket in self._sockets.values():
-            socket.close(linger=500)
+        self._context.destroy(linger=500)
         self._sockets.clear()
 
     def _flush(self) -> None:
@@ -134,7 +133,7 @@ class OutputReceiver:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self._socket.close(linger=0)
+        self._context.destroy(linger=0)
 
     async def _receive(self) -> None:
         while True:

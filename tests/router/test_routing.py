@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.mixture import Mixture
-from router.routing import RoutingConfig, SteeringSpace, Wishes, judge_of, narrowing, plain_space, route
+from router.routing import RoutingConfig, SteeringSpace, Wishes, judge_of, measured_space, narrowing, plain_space, route
 from router.types import Population
 from tests.router.cases import make_population, make_posterior, narrowed
 
@@ -248,6 +248,8 @@ def test_narrowing_is_a_share() -> None:
     assert narrowing(taste, prior, np.array([1.0, 0.0])) == pytest.approx(0.75)
     assert narrowing(taste, prior, np.array([0.0, 1.0])) == 0.0  # wider than before counts as not known
     assert narrowing(taste, prior, np.zeros(2)) == 0.0
+    far = Mixture(np.ones(1), np.array([[0.0, 6.0]]), np.diag([0.25, 4.0])[None])
+    assert narrowing(far, prior, np.array([0.0, 1.0])) == pytest.approx(0.9)  # wide, but far on one side
 
 
 def test_nonsense_is_refused() -> None:
@@ -278,6 +280,25 @@ def test_nonsense_is_refused() -> None:
 def test_spaces_check_themselves(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SPACE, **change)  # type: ignore[arg-type]
+
+
+def test_a_space_can_be_measured() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(4, 4))
+    features = rng.normal(size=(5000, 4)) @ mixing.T
+    directions = rng.normal(size=(9, 4))
+    space = measured_space(POPULATION, features, directions, ("x", None, None), 0.1)
+    np.testing.assert_allclose(space.response, mixing @ mixing.T, atol=0.3)
+    coefficients = np.array([1.0, -2.0, 0.0, 1.0])
+    assert space.length(coefficients) == pytest.approx(np.linalg.norm(directions @ coefficients))
+    found = route(narrowed(POPULATION, TARGET, 0.9), space, CONFIG, Wishes())
+    rescaled = measured_space(POPULATION, features, 1000.0 * directions, ("x", None, None), 0.1)
+    again = route(narrowed(POPULATION, TARGET, 0.9), rescaled, CONFIG, Wishes())
+    assert again.dose == pytest.approx(found.dose)  # the scale of C means nothing
+    with pytest.raises(ValueError, match="features"):
+        measured_space(POPULATION, features[:1], directions, (None,) * 3, 0.1)
+    with pytest.raises(ValueError, match="directions"):
+        measured_space(POPULATION, features, directions.T, (None,) * 3, 0.1)
 
 
 def test_a_space_is_made_once_and_reused() -> None:
