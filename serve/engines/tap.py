@@ -20,7 +20,7 @@ torch.library.define("palate::tap", SCHEMA)
 
 
 @torch.library.impl("palate::tap", "CompositeExplicitAutograd")
-def _tap(  # noqa: PLR0917 (an op's arguments are positional)
+def _tap(
     hidden: Tensor,  # (T, H), in the model's dtype; changed in place
     residual: Tensor | None,  # (T, H); the stream is hidden + residual where the layer keeps them apart
     steer_rows: Tensor,  # (max_tokens,)
@@ -44,7 +44,7 @@ def _tap(  # noqa: PLR0917 (an op's arguments are positional)
         hidden[owned] = part
 
 
-def steer_and_sum(  # noqa: PLR0917
+def steer_and_sum(
     hidden: Tensor, residual: Tensor | None, steer: Tensor, pool: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
 ) -> None:
     """Do the tap's work on (T, H) states whose rows are `steer` and `pool`, both (T,)."""
@@ -65,6 +65,7 @@ class Tap(nn.Module):
 
     def __init__(self, max_tokens: int, bank: Tensor, caps: Tensor) -> None:
         super().__init__()
+        self.is_idle = True
         rows = torch.zeros(max_tokens, dtype=torch.int64, device=bank.device)
         self.steer_rows: Tensor
         self.pool_rows: Tensor
@@ -76,6 +77,19 @@ class Tap(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("caps", caps, persistent=False)
         self.register_buffer("sums", torch.zeros_like(bank), persistent=False)
+
+    def set_rows(self, steer_rows: Tensor | None, pool_rows: Tensor | None) -> None:
+        """Say for each token of the coming step, (T,), which row is its own; `None` where the tap does not do that."""
+        self.is_idle = False
+        for buffer, rows in ((self.steer_rows, steer_rows), (self.pool_rows, pool_rows)):
+            if rows is not None:
+                buffer[: len(rows)].copy_(rows)
+
+    def clear_rows(self, num_tokens: int) -> None:
+        """Give all tokens to nobody again."""
+        self.steer_rows[:num_tokens].zero_()
+        self.pool_rows[:num_tokens].zero_()
+        self.is_idle = True
 
     def forward(self, hidden: Tensor, residual: Tensor | None) -> None:
         """Steer and sum in place."""
@@ -89,11 +103,12 @@ def attach(layer: nn.Module, tap: Tap) -> None:
 
 
 def _tap_output(layer: nn.Module, _args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-    tap: nn.Module = layer.get_submodule("palate_tap")
-    if isinstance(output, torch.Tensor):
-        tap(output, None)
-    else:
-        tap(output[0], output[1])
+    tap = layer.get_submodule("palate_tap")
+    hidden, residual = (output, None) if isinstance(output, torch.Tensor) else output[:2]
+    # Only eager CPU may leave the op out: what is traced or captured now is replayed when the tap is in use.
+    if not torch.compiler.is_compiling() and hidden.device.type == "cpu" and tap.is_idle:
+        return
+    tap(hidden, residual)
 
 
 def decoder_layers(model: nn.Module, num_layers: int) -> nn.ModuleList:

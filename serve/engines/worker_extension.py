@@ -136,16 +136,17 @@ class Steerer:
             yield
             return
         steer_rows, pool_rows = (torch.from_numpy(each) for each in rows)
-        set_buffers = [(self.taps[self.config.steered_layer].steer_rows, steer_rows)]
-        set_buffers += [(self.taps[layer].pool_rows, pool_rows) for layer in self.config.pooled_layers]
-        for buffer, values in set_buffers:
-            buffer[: len(values)].copy_(values)
+        for layer in self.config.layers:
+            self.taps[layer].set_rows(
+                steer_rows if layer == self.config.steered_layer else None,
+                pool_rows if layer in self.config.pooled_layers else None,
+            )
         try:
             yield
         finally:
             # Warm-up and padding rows run through the same buffers: they must find nobody's row there.
-            for buffer, values in set_buffers:
-                buffer[: len(values)].zero_()
+            for layer in self.config.layers:
+                self.taps[layer].clear_rows(len(steer_rows))
 
     def _assign(self) -> tuple[Any, Any] | None:
         batch = self.runner.input_batch
