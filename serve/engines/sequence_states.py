@@ -149,8 +149,8 @@ class SequenceStates:
         divisor = torch.tensor(counts, dtype=torch.float32, device=self._bank.device).clamp(min=1)
         return ids, counts, torch.stack(sums) / divisor[:, None, None]
 
-    def assign(self, batch: Sequence[ScheduledTokens]) -> tuple[IntArray, IntArray] | None:
-        """Give each token of a step its row for steering and its row for summing, (T,) each, and count it.
+    def assign(self, batch: Sequence[ScheduledTokens]) -> IntArray | None:
+        """Give each token of a step its row for steering and its row for summing, (2, T), and count it.
 
         Returns `None` where no token of the step is steered or summed.
         """
@@ -161,7 +161,8 @@ class SequenceStates:
         ]
         if not active:
             return None
-        steer_rows, pool_rows = np.zeros((2, sum(tokens.num_tokens for tokens in batch)), dtype=np.int64)
+        rows = np.zeros((2, sum(tokens.num_tokens for tokens in batch)), dtype=np.int64)
+        steer_rows, pool_rows = rows
         in_batch = {tokens.sequence_id for _, tokens, _ in active}
         for offset, tokens, sequence in active:
             row = self._row_of(sequence, in_batch)
@@ -174,7 +175,7 @@ class SequenceStates:
                 pool_rows[offset + first_new - tokens.start : offset + tokens.num_tokens] = row
                 sequence.count += end - first_new
             sequence.next_position = max(end, sequence.next_position)
-        return steer_rows, pool_rows
+        return rows
 
     def _row_of(self, sequence: _Sequence, in_batch: set[str]) -> int:
         if sequence.row is not None:

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SCHEMA = (
-    "(Tensor(a!) hidden, Tensor? residual, Tensor steer_rows, Tensor pool_rows, "
-    "Tensor bank, Tensor caps, Tensor(b!) sums) -> ()"
-)
+SCHEMA = "(Tensor(a!) hidden, Tensor? residual, Tensor rows, Tensor bank, Tensor caps, Tensor(b!) sums) -> ()"
 torch.library.define("palate::tap", SCHEMA)
 
 
@@ -23,36 +20,35 @@ torch.library.define("palate::tap", SCHEMA)
 def _tap(
     hidden: Tensor,  # (T, H), in the model's dtype; changed in place
     residual: Tensor | None,  # (T, H); the stream is hidden + residual where the layer keeps them apart
-    steer_rows: Tensor,  # (max_tokens,)
-    pool_rows: Tensor,  # (max_tokens,)
+    rows: Tensor,  # (2, max_tokens), each token's row for steering and its row for summing
     bank: Tensor,  # (rows, H), unit vectors
     caps: Tensor,  # (rows, 2), length, and length as a share of the residual norm; the smaller one holds
     sums: Tensor,  # (rows, H); changed in place
 ) -> None:
-    steer, pool = steer_rows[: len(hidden)], pool_rows[: len(hidden)]
+    rows = rows[:, : len(hidden)]
     if hidden.device.type != "cpu":
-        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
+        steer_and_sum(hidden, residual, rows, bank, caps, sums)
         return
     # On CPU prompts are long and the host sees the rows: leave out what is nobody's. Graph capture could not.
-    owned = torch.maximum(steer, pool).nonzero()[:, 0]
+    owned = rows.amax(dim=0).nonzero()[:, 0]
     if len(owned) == len(hidden):
-        steer_and_sum(hidden, residual, steer, pool, bank, caps, sums)
+        steer_and_sum(hidden, residual, rows, bank, caps, sums)
     elif len(owned):
         part = hidden[owned]
-        kept = None if residual is None else residual[owned]
-        steer_and_sum(part, kept, steer[owned], pool[owned], bank, caps, sums)
+        steer_and_sum(part, None if residual is None else residual[owned], rows[:, owned], bank, caps, sums)
         hidden[owned] = part
 
 
 def steer_and_sum(
-    hidden: Tensor, residual: Tensor | None, steer: Tensor, pool: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
+    hidden: Tensor, residual: Tensor | None, rows: Tensor, bank: Tensor, caps: Tensor, sums: Tensor
 ) -> None:
-    """Do the tap's work on (T, H) states whose rows are `steer` and `pool`, both (T,)."""
-    stream = hidden.float() if residual is None else hidden.float() + residual.float()
+    """Do the tap's work on (T, H) states with the rows (2, T)."""
+    steer, pool = rows.unbind()
+    stream = hidden.float() if residual is None else hidden.to(torch.float32, copy=True).add_(residual)
     sums.index_add_(0, pool, stream)
-    cap = caps[steer]  # (T, 2)
-    size = torch.minimum(cap[:, 0], cap[:, 1] * stream.norm(dim=-1))  # (T,)
-    hidden.add_(size[:, None] * bank[steer])
+    length, share = caps.index_select(0, steer).unbind(dim=1)  # (T,)
+    size = torch.minimum(length, torch.linalg.vector_norm(stream, dim=1).mul_(share))
+    hidden.addcmul_(size[:, None], bank.index_select(0, steer))
 
 
 @torch.library.register_fake("palate::tap")  # type: ignore[untyped-decorator]
@@ -65,21 +61,30 @@ class Tap(nn.Module):
 
     def __init__(self, max_tokens: int, bank: Tensor, caps: Tensor) -> None:
         super().__init__()
-        rows = torch.zeros(max_tokens, dtype=torch.int64, device=bank.device)
-        self.steer_rows: Tensor
-        self.pool_rows: Tensor
+        self.is_idle = True
+        self.rows: Tensor
         self.bank: Tensor
         self.caps: Tensor
         self.sums: Tensor
-        self.register_buffer("steer_rows", rows, persistent=False)
-        self.register_buffer("pool_rows", rows.clone(), persistent=False)
+        rows = torch.zeros(2, max_tokens, dtype=torch.int64, device=bank.device)
+        self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("caps", caps, persistent=False)
         self.register_buffer("sums", torch.zeros_like(bank), persistent=False)
 
+    def set_rows(self, rows: Tensor) -> None:
+        """Say which row each token of the coming step has for steering and for summing, (2, T)."""
+        self.rows[:, : rows.shape[1]].copy_(rows)
+        self.is_idle = False
+
+    def clear_rows(self, num_tokens: int) -> None:
+        """Give all tokens to nobody again."""
+        self.rows[:, :num_tokens].zero_()
+        self.is_idle = True
+
     def forward(self, hidden: Tensor, residual: Tensor | None) -> None:
         """Steer and sum in place."""
-        torch.ops.palate.tap(hidden, residual, self.steer_rows, self.pool_rows, self.bank, self.caps, self.sums)
+        torch.ops.palate.tap(hidden, residual, self.rows, self.bank, self.caps, self.sums)
 
 
 def attach(layer: nn.Module, tap: Tap) -> None:
@@ -89,11 +94,12 @@ def attach(layer: nn.Module, tap: Tap) -> None:
 
 
 def _tap_output(layer: nn.Module, _args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
-    tap: nn.Module = layer.get_submodule("palate_tap")
-    if isinstance(output, torch.Tensor):
-        tap(output, None)
-    else:
-        tap(output[0], output[1])
+    tap = layer.get_submodule("palate_tap")
+    hidden, residual = (output, None) if isinstance(output, torch.Tensor) else output[:2]
+    # Only eager CPU may leave the op out: what is traced or captured now is replayed when the tap is in use.
+    if not torch.compiler.is_compiling() and hidden.device.type == "cpu" and tap.is_idle:
+        return
+    tap(hidden, residual)
 
 
 def decoder_layers(model: nn.Module, num_layers: int) -> nn.ModuleList:

@@ -19,7 +19,7 @@ from vllm import envs
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from serve.engines.sequence_states import ScheduledTokens, SequenceStates
+from serve.engines.sequence_states import IntArray, ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import Tap, attach, decoder_layers
 from serve.engines.worker_messages import SCHEDULER, States, WorkerConfig
@@ -135,19 +135,19 @@ class Steerer:
         if rows is None or self.config is None:
             yield
             return
-        steer_rows, pool_rows = (torch.from_numpy(each) for each in rows)
-        set_buffers = [(self.taps[self.config.steered_layer].steer_rows, steer_rows)]
-        set_buffers += [(self.taps[layer].pool_rows, pool_rows) for layer in self.config.pooled_layers]
-        for buffer, values in set_buffers:
-            buffer[: len(values)].copy_(values)
+        num_tokens = rows.shape[1]
+        for layer in self.config.layers:
+            # A layer that is only steered or only read gets nobody's rows for the other.
+            does = [[layer == self.config.steered_layer], [layer in self.config.pooled_layers]]
+            self.taps[layer].set_rows(torch.from_numpy(rows * does))
         try:
             yield
         finally:
             # Warm-up and padding rows run through the same buffers: they must find nobody's row there.
-            for buffer, values in set_buffers:
-                buffer[: len(values)].zero_()
+            for layer in self.config.layers:
+                self.taps[layer].clear_rows(num_tokens)
 
-    def _assign(self) -> tuple[Any, Any] | None:
+    def _assign(self) -> IntArray | None:
         batch = self.runner.input_batch
         num_reqs = batch.num_reqs
         request_ids = batch.req_ids[:num_reqs]

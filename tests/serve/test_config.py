@@ -19,10 +19,10 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_then_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("http: {port: 9000, host: "::1"}\nmodel: {id: org/some-model}\n")
+    file.write_text("http: {port: 9000, host: localhost}\nmodel: {id: org/some-model}\n")
     monkeypatch.setenv("PALATE_CONFIG", str(file))
     loaded = config.load(overrides={"http": {"port": 9001}, "engine": {"kind": "scripted"}})
-    assert (loaded.http.port, loaded.http.host, loaded.engine.kind) == (9001, "::1", "scripted")
+    assert (loaded.http.port, loaded.http.host, loaded.engine.kind) == (9001, "localhost", "scripted")
     assert loaded.model.name == "some-model"
 
 

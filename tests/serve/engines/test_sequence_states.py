@@ -32,7 +32,8 @@ class Model:
         positions = np.concatenate([np.arange(t.start, t.start + t.num_tokens) for t in tokens])
         state = torch.from_numpy(positions).float()[:, None].expand(-1, H)
         self.sums.index_add_(0, torch.from_numpy(rows[1]), state)
-        return rows[0]
+        steered: IntArray = rows[0]
+        return steered
 
     def read(self, sequence_id: str) -> tuple[int, float]:
         """Return the count and the mean position."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from serve.engines.tap import Tap, attach, decoder_layers, steer_and_sum
 
 T, H, NUM_ROWS = 5, 8, 3
+ROWS = torch.tensor([[0, 1, 0, 0, 1], [0, 1, 2, 0, 1]])  # for steering, for summing
 UNIT = nn.functional.one_hot(torch.tensor(2), H).float()
 
 
@@ -42,8 +43,7 @@ def test_it_adds_to_its_rows_and_sums_what_was_there_before(dtype: torch.dtype) 
     expected_hidden, expected_residual = layer(hidden, residual)
     stream = expected_hidden.float() + expected_residual.float()
     attach(layer, tap)
-    tap.steer_rows[:T] = torch.tensor([0, 1, 0, 0, 1])
-    tap.pool_rows[:T] = torch.tensor([0, 1, 2, 0, 1])
+    tap.set_rows(ROWS)
     steered, kept = layer(hidden, residual)
     for token in (0, 2, 3):
         assert torch.equal(steered[token], expected_hidden[token])
@@ -57,7 +57,7 @@ def test_it_adds_to_its_rows_and_sums_what_was_there_before(dtype: torch.dtype) 
 def test_the_length_is_limited_by_each_tokens_norm() -> None:
     layer, tap = Whole(), make_tap(length=4.0, share=0.25)
     attach(layer, tap)
-    tap.steer_rows[:2] = 1
+    tap.set_rows(torch.tensor([[1, 1], [0, 0]]))
     hidden = torch.zeros(2, H)
     hidden[0, 0], hidden[1, 0] = 2.0, 100.0  # the layer doubles them: norms 4 and 200
     added = (layer(hidden) - hidden * 2).norm(dim=-1)
@@ -76,14 +76,27 @@ def test_unused_it_changes_no_bit(dtype: torch.dtype) -> None:
     assert not tap.sums.any()
 
 
+def test_cleared_it_changes_nothing_again() -> None:
+    layer, tap = Layer(), make_tap()
+    hidden, residual = inputs()
+    expected = layer(hidden, residual)
+    attach(layer, tap)
+    tap.set_rows(torch.ones(2, T, dtype=torch.int64))
+    assert not torch.equal(layer(hidden, residual)[0], expected[0])
+    summed = tap.sums.clone()
+    tap.clear_rows(T)
+    assert torch.equal(layer(hidden, residual)[0], expected[0])
+    tap(*layer(hidden, residual))  # nor does the op itself
+    assert torch.equal(tap.sums, summed)
+
+
 def test_tokens_of_nobody_make_no_difference() -> None:
     """What a CPU leaves out changes nothing elsewhere either."""
     tap = make_tap()
-    steer, pool = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([0, 1, 2, 0, 1])
-    tap.steer_rows[:T], tap.pool_rows[:T] = steer, pool
+    tap.set_rows(ROWS)
     (hidden, residual), dense_sums = inputs(), torch.zeros(NUM_ROWS, H)
     dense = hidden.clone()
-    steer_and_sum(dense, residual, steer, pool, tap.bank, tap.caps, dense_sums)
+    steer_and_sum(dense, residual, ROWS, tap.bank, tap.caps, dense_sums)
     tap(hidden, residual)
     torch.testing.assert_close(hidden, dense)
     torch.testing.assert_close(tap.sums[1:], dense_sums[1:])
@@ -95,8 +108,7 @@ def test_it_survives_torch_compile() -> None:
     attach(layer, tap)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     compiled(*inputs())
-    tap.steer_rows[:T] = torch.tensor([0, 1, 0, 0, 1])
-    tap.pool_rows[:T] = torch.tensor([0, 1, 2, 0, 1])
+    tap.set_rows(ROWS)
     expected, _ = layer(*inputs())
     summed = tap.sums.clone()
     tap.sums.zero_()
