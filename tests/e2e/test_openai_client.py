@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -205,7 +206,7 @@ def test_too_long_a_prompt_names_both_numbers(client: OpenAI, server: Server) ->
         )
     assert raised.value.code == "context_length_exceeded"
     assert "2048 tokens" in raised.value.message
-    assert "300" in raised.value.message
+    assert re.search(r"the prompt has 30\d\d tokens", raised.value.message)
 
 
 def test_errors_have_openais_shape(client: OpenAI, server: Server) -> None:
@@ -232,7 +233,8 @@ def test_a_client_that_leaves_frees_its_generation(server: Server) -> None:
     }
     with httpx.Client(base_url=server.base_url, trust_env=False) as client:
         with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # httpx closes the stream when this is dropped
+            next(lines)
             assert _running(client) == 1
         _assert_soon_free(client)
         with pytest.raises(httpx.ReadTimeout):

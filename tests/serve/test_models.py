@@ -51,7 +51,7 @@ def test_a_damaged_model_is_refused_and_says_what_to_do(home: Home, damage: str)
         weights.unlink()
     else:
         weights.write_bytes(b"weight" if damage == "shorter" else b"Weights")
-    with pytest.raises(ModelUnavailable, match=r"Delete .* palate model fetch"):
+    with pytest.raises(ModelUnavailable, match=r"Delete .* and run `palate model fetch`"):
         models.resolve("smollm2-135m-instruct", home, quiet=True)
 
 
