@@ -20,6 +20,7 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
         "name": "get_weather",
+        "strict": True,
         "description": "Tell the weather.",
         "parameters": {
             "type": "object",

@@ -23,6 +23,7 @@ TOOL = {
     "type": "function",
     "function": {
         "name": "get_weather",
+        "strict": True,
         "parameters": {"type": "object", "properties": {"city": {"enum": ["Paris"]}}, "required": ["city"]},
     },
 }
