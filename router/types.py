@@ -67,13 +67,18 @@ class Population:
     base_weights: Array  # (D,)
     gating_weights: Array | None = None  # (K, Q + 1): logits of a prompt's features and 1, added to log mixture_weights
     flip_rate: float = 0.05  # share of labels given the wrong way round, [0, 0.5)
-    threshold_mean: float = 0.0  # of the reward a person wants above the candidates' mean before a thumb goes up
-    threshold_variance: float = 1.0
+    threshold_means: Array | None = None  # (K,) reward wanted above the candidates' mean for a thumb up; None: zeros
+    threshold_variances: Array | None = None  # (K,); None: ones
+    threshold_covariances: Array | None = None  # (K, D) of the threshold with the tastes; None: zeros
     rating_cuts: Array = field(default_factory=lambda: np.array([-1.5, -0.5, 0.5, 1.5]))  # (levels - 1,), ascending
     tempering: float = 1.0  # η in (0, 1]: weight of one event's log-likelihood; below 1 where events are correlated
     attribute_names: tuple[str, ...] = ()  # one per row of basis, "" where a row has no name
     drift_half_life_s: float | None = None  # an event this much older than the newest counts half; None: no drift
     version: str = "0"
+    prior_means: Array = field(init=False)  # (K, L) tastes, then the threshold
+    prior_covariances: Array = field(init=False)  # (K, L, L)
+    prior_precision: Array = field(init=False)  # (K, L, L)
+    prior_shift: Array = field(init=False)  # (K, L): precision @ mean
 
     def __post_init__(self) -> None:
         D, P = _freeze(self, "basis", (None, None)).shape
@@ -87,14 +92,10 @@ class Population:
         covariances = _freeze(self, "covariances", (K, D, D))
         if np.abs(covariances - covariances.transpose(0, 2, 1)).max(initial=0.0) > 1e-8:
             raise ValueError("covariances must be symmetric; average each with its transpose")
-        if np.linalg.eigvalsh(covariances).min(initial=np.inf) <= 0.0:
-            raise ValueError("covariances must be positive definite; add a small multiple of the identity")
         if self.gating_weights is not None:
             _freeze(self, "gating_weights", (K, None))
         if not 0.0 <= self.flip_rate < 0.5:
             raise ValueError(f"flip_rate must be in [0, 0.5), but is {self.flip_rate}")
-        if self.threshold_variance <= 0.0 or not np.isfinite([self.threshold_mean, self.threshold_variance]).all():
-            raise ValueError("the threshold's mean must be finite and its variance positive")
         if (np.diff(_freeze(self, "rating_cuts", (None,))) <= 0.0).any():
             raise ValueError("rating_cuts must ascend strictly")
         if not 0.0 < self.tempering <= 1.0:
@@ -103,6 +104,29 @@ class Population:
             raise ValueError(f"attribute_names needs one name (or '') for each of the {D} rows of basis")
         if self.drift_half_life_s is not None and self.drift_half_life_s <= 0.0:
             raise ValueError("drift_half_life_s must be positive, or None for no drift")
+        self._derive_prior()
+
+    def _derive_prior(self) -> None:
+        D, K = self.num_features, self.num_prototypes
+        absent = {"threshold_means": np.zeros(K), "threshold_variances": np.ones(K)}
+        absent["threshold_covariances"] = np.zeros((K, D))
+        for name, default in absent.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        crossed = _freeze(self, "threshold_covariances", (K, D))
+        covariances = np.empty((K, D + 1, D + 1))
+        covariances[:, :D, :D] = self.covariances
+        covariances[:, :D, D] = covariances[:, D, :D] = crossed
+        covariances[:, D, D] = _freeze(self, "threshold_variances", (K,))
+        if np.linalg.eigvalsh(covariances).min(initial=np.inf) <= 0.0:
+            raise ValueError("covariances must be positive definite; add a small multiple of the identity")
+        means = np.column_stack([self.means, _freeze(self, "threshold_means", (K,))])
+        precision = np.linalg.inv(covariances)
+        precision = 0.5 * (precision + precision.transpose(0, 2, 1))
+        shift = (precision @ means[:, :, None])[:, :, 0]
+        for name, array in (("means", means), ("covariances", covariances), ("precision", precision), ("shift", shift)):
+            array.setflags(write=False)
+            object.__setattr__(self, f"prior_{name}", array)
 
     @property
     def num_features(self) -> int:
@@ -138,8 +162,9 @@ class Population:
             base_weights=_floats(arrays["base_weights"]),
             gating_weights=_floats(arrays["gating_weights"]) if "gating_weights" in arrays else None,
             flip_rate=float(_floats(arrays["flip_rate"])),
-            threshold_mean=float(_floats(arrays["threshold_mean"])),
-            threshold_variance=float(_floats(arrays["threshold_variance"])),
+            threshold_means=_floats(arrays["threshold_means"]),
+            threshold_variances=_floats(arrays["threshold_variances"]),
+            threshold_covariances=_floats(arrays["threshold_covariances"]),
             rating_cuts=_floats(arrays["rating_cuts"]),
             tempering=float(_floats(arrays["tempering"])),
             attribute_names=_strings(arrays["attribute_names"]),

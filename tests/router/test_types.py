@@ -103,7 +103,7 @@ def test_population_maps_raw_features_to_reward_features() -> None:
         ({"covariances": np.stack([np.eye(D), np.zeros((D, D))])}, "positive definite"),
         ({"gating_weights": np.zeros((3, 5))}, "gating_weights must have shape"),
         ({"flip_rate": 0.5}, "flip_rate"),
-        ({"threshold_variance": 0.0}, "variance positive"),
+        ({"threshold_variances": np.array([0.0, 1.0])}, "positive definite"),
         ({"rating_cuts": np.array([0.0, 0.0])}, "ascend"),
         ({"tempering": 0.0}, "tempering"),
         ({"attribute_names": ("one",)}, "one name"),

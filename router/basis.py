@@ -1,0 +1,106 @@
+"""The reward basis: what everyone likes, and the few directions in which people differ.
+
+One joint logistic factorisation of everyone's feedback: score = (base + w_u·B)·x, with ridge penalties on base, B and
+the people's w_u (the low-rank reward basis of LoRe, Bose et al. 2025), minimised by L-BFGS.
+Knows nothing of priors over w; those come after, in `population`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from router.feedback import FeedbackTable
+from router.types import Array
+
+
+@dataclass(frozen=True)
+class BasisConfig:
+    """How the reward basis is learned."""
+
+    rank: int = 8  # learned directions
+    basis_ridge: float = 1.0
+    base_ridge: float = 1.0
+    max_iterations: int = 120
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError("rank must be at least 0")
+        if min(self.basis_ridge, self.base_ridge) <= 0.0:
+            raise ValueError("ridges must be positive")
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A learned basis over standardised features x."""
+
+    directions: Array  # (rank, P)
+    base: Array  # (P,) reward everyone shares
+    threshold: float  # mean thumb threshold
+    weights: Array  # (U, rank) each person's point estimate, by which the table was explained
+
+
+def fit_base(table: FeedbackTable, inputs: Array, ridge: float, max_iterations: int = 300) -> tuple[Array, float]:
+    """Fit the pooled Bradley-Terry reward over inputs (n, P): its weights (P,) and the mean threshold."""
+    config = BasisConfig(rank=0, base_ridge=ridge, max_iterations=max_iterations)
+    basis = _minimise(table, inputs, np.zeros((inputs.shape[0], 0)), config, np.zeros(inputs.shape[1] + 1))
+    return basis.base, basis.threshold
+
+
+def fit_basis(
+    table: FeedbackTable, base_inputs: Array, taste_inputs: Array, config: BasisConfig, rng: np.random.Generator
+) -> Basis:
+    """Fit base reward over `base_inputs` (n, Pb) and directions over `taste_inputs` (n, P) jointly.
+
+    Cost per iteration O(n·P·rank + R·rank): linear in feedback. Deterministic given `rng`.
+    """
+    base, threshold = fit_base(table, base_inputs, config.base_ridge)
+    U, P = table.num_people, taste_inputs.shape[1]
+    scale = 0.1 / np.sqrt(max(float((taste_inputs**2).sum(axis=1).mean()), 1e-12))
+    start = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
+    return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *start]))
+
+
+def row_loss(table: FeedbackTable, scores: Array) -> tuple[float, Array]:
+    """Weighted negative log-likelihood of rows taken one by one, and its slope in the scores (R,).
+
+    A ranking's rows count as comparisons (a composite likelihood): enough for finding directions.
+    """
+    lows, highs = table.lows[table.groups], table.highs[table.groups]
+    weights = table.weights[table.groups]
+    width = np.where(np.isfinite(lows) & np.isfinite(highs), lows - highs, -np.inf)
+    log_p = -np.logaddexp(0.0, lows - scores) - np.logaddexp(0.0, scores - highs) + np.log1p(-np.exp(width))
+    slope = 1.0 - expit(scores - lows) - expit(scores - highs)
+    return -float(weights @ log_p), -weights * slope
+
+
+def _minimise(table: FeedbackTable, base_inputs: Array, inputs: Array, config: BasisConfig, start: Array) -> Basis:
+    differences, transposed = table.differences(), table.differences().T.tocsr()
+    people, U = table.row_people, table.num_people
+    Pb, P, rank = base_inputs.shape[1], inputs.shape[1], config.rank
+    cuts = np.cumsum([Pb, 1, rank * P, U * rank])
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        base, threshold, directions, weights, thresholds = np.split(flat, cuts)
+        scores = differences @ (base_inputs @ base) + table.thresholds * threshold
+        if rank:
+            B, W = directions.reshape(rank, P), weights.reshape(U, rank)
+            phi = differences @ (inputs @ B.T)  # (R, rank)
+            scores = scores + np.sum(phi * W[people], axis=1) + table.thresholds * thresholds[people]
+        value, slope = row_loss(table, scores)
+        value += 0.5 * config.base_ridge * float(base @ base)
+        parts = [base_inputs.T @ (transposed @ slope) + config.base_ridge * base, [slope @ table.thresholds]]
+        if rank:
+            value += 0.5 * float(weights @ weights + thresholds @ thresholds + config.basis_ridge * (B**2).sum())
+            on_basis = (transposed @ (slope[:, None] * W[people])).T @ inputs + config.basis_ridge * B
+            slopes = slope[:, None] * phi
+            on_weights = np.column_stack([np.bincount(people, slopes[:, d], U) for d in range(rank)]) + W
+            on_thresholds = np.bincount(people, slope * table.thresholds, U) + thresholds
+            parts += [on_basis.ravel(), on_weights.ravel(), on_thresholds]
+        return value, np.concatenate(parts)
+
+    limits = {"maxiter": config.max_iterations, "maxfun": 2 * config.max_iterations}
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", options=limits).x
+    base, threshold, directions, weights, _ = np.split(best, cuts)
+    return Basis(directions.reshape(rank, P), base, float(threshold[0]), weights.reshape(U, rank))

@@ -1,0 +1,171 @@
+"""One likelihood for every kind of feedback, as rows of scores with first and second derivatives.
+
+Comparisons, thumbs and edits are logistic (Bradley-Terry), ratings are ordered levels (cumulative logit), rankings are
+successive choices (Plackett-Luce). A label is flipped, that is drawn evenly from all outcomes, with probability
+λ; for two outcomes λ = 2ε is the symmetric noise of rDPO (Chowdhury et al. 2024).
+Knows nothing of priors or posteriors.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, log_expit
+
+from router.types import Array, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb
+
+LOG_TINY = -700.0  # below it exp() underflows
+
+
+class Terms(NamedTuple):
+    """Log-likelihood of each group, and the derivatives of their weighted sum in the scores, for K latents at once."""
+
+    values: Array  # (K, G)
+    gradient: Array  # (K, R)
+    curvature: Array  # (K, R), >= 0: the negative second derivative, clipped where a flip makes it negative
+    between: Array | None  # (K, R): choices only; the Hessian loses each group's outer product of Σ_r between_r d_r
+
+
+def encode(population: Population, event: Event) -> Evidence:
+    """Turn one event into rows; offsets carry the base reward.
+
+    Raises ValueError when the event's features do not have the population's D, or a level lies beyond its cuts.
+    """
+    lows, highs = np.zeros(1), np.full(1, np.inf)
+    num_outcomes, signs = 2.0, (1.0, 0.0)  # sign of the taste and of the threshold in the design
+    match event:
+        case Comparison():
+            stages = [(event.chosen - event.rejected)[None]]
+        case Ranking():
+            n = event.features.shape[0]
+            stages = [event.features[i] - event.features[i + 1 :] for i in range(n - 1)]
+        case Thumb():
+            stages, signs = [(event.features - event.reference)[None]], (float(event.value), -float(event.value))
+        case Rating():
+            cuts = np.concatenate([[-np.inf], population.rating_cuts, [np.inf]])
+            if event.level > cuts.size - 2:
+                raise ValueError(f"level {event.level} is above this population's highest, {cuts.size - 2}")
+            lows, highs = cuts[event.level, None], cuts[event.level + 1, None]
+            stages, signs, num_outcomes = [(event.features - event.reference)[None]], (1.0, -1.0), cuts.size - 1.0
+        case _:
+            raise ValueError(f"events are comparisons, rankings, thumbs or ratings, not {type(event).__name__}")
+    tastes = np.concatenate(stages)  # (R, D)
+    if tastes.shape[1] != population.num_features:
+        raise ValueError(f"event has {tastes.shape[1]} features, but the population has {population.num_features}")
+    G = len(stages)
+    outcomes = [num_outcomes] if G == 1 and num_outcomes > 2 else [len(stage) + 1.0 for stage in stages]
+    return Evidence(
+        designs=np.column_stack([signs[0] * tastes, np.full(len(tastes), signs[1])]),
+        offsets=signs[0] * (tastes @ population.base_weights),
+        groups=np.repeat(np.arange(G), [len(stage) for stage in stages]),
+        lows=np.repeat(lows, G),
+        highs=np.repeat(highs, G),
+        weights=np.full(G, event.weight),
+        num_outcomes=np.array(outcomes),
+        times_s=np.full(G, event.time_s),
+        event_ids=(event.event_id,) * G,
+        targets=(event.target,) * G,
+    )
+
+
+def empty_evidence(num_latents: int) -> Evidence:
+    """Return evidence of no event, for L latent coordinates."""
+    none = np.zeros(0)
+    return Evidence(np.zeros((0, num_latents)), none, np.zeros(0, np.int64), none, none, none, none, none, (), ())
+
+
+def concatenate(parts: Sequence[Evidence]) -> Evidence:
+    """Join evidence in the order given; needs at least one part."""
+    starts = np.cumsum([0, *[part.num_groups for part in parts]])
+    return Evidence(
+        designs=np.concatenate([part.designs for part in parts]),
+        offsets=np.concatenate([part.offsets for part in parts]),
+        groups=np.concatenate([part.groups + start for part, start in zip(parts, starts, strict=False)]),
+        lows=np.concatenate([part.lows for part in parts]),
+        highs=np.concatenate([part.highs for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        num_outcomes=np.concatenate([part.num_outcomes for part in parts]),
+        times_s=np.concatenate([part.times_s for part in parts]),
+        event_ids=tuple(name for part in parts for name in part.event_ids),
+        targets=tuple(name for part in parts for name in part.targets),
+    )
+
+
+def select(evidence: Evidence, keep: Sequence[bool] | NDArray[np.bool_]) -> Evidence:
+    """Return the groups whose `keep` (G,) is true."""
+    groups = np.asarray(keep, dtype=bool)
+    rows = groups[evidence.groups]
+    return Evidence(
+        designs=evidence.designs[rows],
+        offsets=evidence.offsets[rows],
+        groups=(np.cumsum(groups) - 1)[evidence.groups[rows]],
+        lows=evidence.lows[groups],
+        highs=evidence.highs[groups],
+        weights=evidence.weights[groups],
+        num_outcomes=evidence.num_outcomes[groups],
+        times_s=evidence.times_s[groups],
+        event_ids=tuple(name for name, kept in zip(evidence.event_ids, groups, strict=True) if kept),
+        targets=tuple(name for name, kept in zip(evidence.targets, groups, strict=True) if kept),
+    )
+
+
+def evaluate(evidence: Evidence, latents: Array, weights: Array, flip_rate: float) -> Terms:
+    """Evaluate the log-likelihood at K latents (K, L), each group weighted by `weights` (G,). Cost O(K·R·L)."""
+    scores = latents @ evidence.designs.T + evidence.offsets  # (K, R)
+    if evidence.has_choices:
+        return _choices(evidence, scores, weights, flip_rate)
+    above, below = scores - evidence.lows, scores - evidence.highs
+    upper, lower = expit(above), expit(below)
+    if np.isposinf(evidence.highs).all() and np.isfinite(evidence.lows).all():
+        log_p = log_expit(above)
+    else:
+        log_p = _log_interval(evidence, scores)
+    slope = 1.0 - upper - lower
+    bend = upper * (1.0 - upper) + lower * (1.0 - lower)
+    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
+    exact = np.maximum(trust * bend - trust * (1.0 - trust) * slope**2, 0.0)
+    return Terms(values, weights * trust * slope, weights * exact, None)
+
+
+def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Array:
+    """Return the log-likelihood of each group at K latents (K, L): (K, G)."""
+    return evaluate(evidence, latents, np.ones(evidence.num_groups), flip_rate).values
+
+
+def _log_interval(evidence: Evidence, scores: Array) -> Array:
+    """log(σ(s - low) - σ(s - high)) = log σ(s - low) + log σ(high - s) + log(1 - exp(low - high))."""
+    width = evidence.lows - evidence.highs  # -inf at the outer levels: the last term vanishes
+    return np.asarray(log_expit(scores - evidence.lows) + log_expit(evidence.highs - scores) + np.log1p(-np.exp(width)))
+
+
+def _flipped(log_p: Array, num_outcomes: Array, flip_rate: float) -> tuple[Array, Array]:
+    """Mix in flips: log(λ/C + (1 - λ) p), and the probability that the label was not flipped."""
+    share = 2.0 * flip_rate
+    if share == 0.0:
+        return log_p, np.ones_like(log_p)
+    kept = (1.0 - share) * np.exp(np.maximum(log_p, LOG_TINY))
+    total = kept + share / num_outcomes
+    return np.log(total), kept / total
+
+
+def _choices(evidence: Evidence, scores: Array, weights: Array, flip_rate: float) -> Terms:
+    """The general form: groups of several rows are choices, p = 1 / (1 + Σ exp(-s))."""
+    groups, starts = evidence.groups, np.searchsorted(evidence.groups, np.arange(evidence.num_groups))
+    ordinal = np.isfinite(evidence.highs) | (evidence.lows != 0.0)  # (G,), always of one row
+    first = starts[ordinal]
+    top = np.maximum(np.maximum.reduceat(-scores, starts, axis=1), 0.0)  # (K, G)
+    total = np.exp(-top) + np.add.reduceat(np.exp(-scores - top[:, groups]), starts, axis=1)
+    log_p = -top - np.log(total)
+    shares = np.exp(-scores - top[:, groups]) / total[:, groups]  # (K, R) probability of each response not chosen
+    slope, bend, between = shares.copy(), shares.copy(), shares.copy()
+    upper = expit(scores[:, first] - evidence.lows[ordinal])
+    lower = expit(scores[:, first] - evidence.highs[ordinal])
+    slope[:, first] = 1.0 - upper - lower
+    bend[:, first] = upper * (1.0 - upper) + lower * (1.0 - lower)
+    between[:, first] = 0.0
+    log_p[:, ordinal] = _log_interval(evidence, scores[:, starts])[:, ordinal]
+    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
+    scale = (weights * trust)[:, groups]
+    # Choices take the EM bound's curvature (expected over whether the label was flipped): always positive.
+    return Terms(values, scale * slope, scale * bend, np.sqrt(scale) * between)

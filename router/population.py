@@ -1,0 +1,310 @@
+"""What everyone's feedback teaches: reward basis, prototypes, flip rate, tempering, gating.
+
+EM over people, `w_u ~ Σ_k π_k N(m_k, S_k)` with full covariances and a Laplace E-step (empirical Bayes; prototypes as
+in PAL, MaxMin-RLHF and MiCRo). The E-step of a person needs that person's evidence alone, so a caller can map it
+anywhere. K is chosen by held-out evidence, and the worst-off prototype is reported. Knows nothing of stores or texts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+
+from router.basis import BasisConfig, fit_basis
+from router.feedback import FeedbackTable, Index
+from router.gating import fit_gating
+from router.held_out import GroupReport, choose_tempering, report_groups
+from router.laplace import Mode, fit_mode, gaussian
+from router.types import Array, Evidence, Population
+
+MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
+SMALLEST_VARIANCE = 1e-6
+FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
+NOISY_START = (2.2, 0.2)  # every other start: rewards stretched, and this flip rate
+FLIP_STRETCHES = (1.0, 1.5, 2.2, 3.3)  # flips left unmodelled shrink rewards; a rate is tried with rewards stretched
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a population is fitted."""
+
+    basis: BasisConfig = field(default_factory=BasisConfig)
+    num_prototypes: tuple[int, ...] = (1, 2, 4)  # candidates, ascending; the held-out evidence chooses
+    num_restarts: int = 1
+    em_iterations: int = 12
+    flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+    temperings: tuple[float, ...] = (1.0, 0.8, 0.6)
+    held_out_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        if (
+            not self.num_prototypes
+            or min(self.num_prototypes) < 1
+            or list(self.num_prototypes) != sorted(set(self.num_prototypes))
+        ):
+            raise ValueError("num_prototypes must list candidates from 1 up, ascending")
+        if self.em_iterations < 1 or self.num_restarts < 1:
+            raise ValueError("em_iterations and num_restarts must be at least 1")
+        if not 0.0 < self.held_out_share < 1.0:
+            raise ValueError("held_out_share must be between 0 and 1")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureLayout:
+    """How raw features enter: centring, scales of the penalised inputs, and rows of the basis that are given."""
+
+    center: Array  # (P,)
+    scale: Array  # (P,)
+    base_scales: Array  # (P,) larger: the shared reward uses this feature more freely
+    taste_scales: Array  # (P,)
+    fixed_rows: Array  # (F, P) over standardised features: principal components, probes of named attributes
+    names: tuple[str, ...] = ()  # (F,)
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """The mixture over people's latent coordinates (tastes, then the thumb threshold)."""
+
+    log_weights: Array  # (K,)
+    means: Array  # (K, L)
+    covariances: Array  # (K, L, L)
+    base: Array  # (L,) what offsets already carry of everyone's reward
+    flip_rate: float = 0.0
+
+    def stretched(self, factor: float, flip_rate: float) -> "Prior":
+        """Return the prior whose rewards, base included, are `factor` times as large."""
+        means = factor * (self.means + self.base) - self.base
+        return replace(self, means=means, covariances=factor**2 * self.covariances, flip_rate=flip_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One person's E-step: everything it needs, and nothing about anyone else."""
+
+    evidence: Evidence
+    prior: Prior
+    start: Array  # (K, L)
+
+
+@dataclass(frozen=True, eq=False)
+class FitReport:
+    """What the fit found out about itself."""
+
+    held_out_log_evidence: dict[int, float]  # number of prototypes -> mean per held-out person
+    log_evidence: float  # mean per person of the final fit
+    groups: GroupReport
+
+
+def plain_layout(features: Array, fixed_rows: Array | None = None, names: tuple[str, ...] = ()) -> FeatureLayout:
+    """Return the layout that standardises every feature and penalises all alike, scaled to unit mean square norm."""
+    P = features.shape[1]
+    deviations = features.std(axis=0)
+    scale = np.where(deviations > 1e-12, deviations, 1.0) * np.sqrt(P)
+    rows = np.zeros((0, P)) if fixed_rows is None else fixed_rows
+    return FeatureLayout(features.mean(axis=0), scale, np.full(P, 1.0), np.full(P, 1.0), rows, names)
+
+
+def fit_population(
+    table: FeedbackTable,
+    layout: FeatureLayout,
+    config: FitConfig,
+    seed: int,
+    map_people: MapPeople = map,
+) -> tuple[Population, FitReport]:
+    """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`.
+
+    `map_people(function, tasks)` runs the E-steps, in order; the built-in `map` runs them here.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = (table.features - layout.center) / layout.scale
+    learned = fit_basis(table, inputs * layout.base_scales, inputs * layout.taste_scales, config.basis, rng)
+    base = learned.base * layout.base_scales
+    rows = np.vstack([layout.fixed_rows, learned.directions * layout.taste_scales, base])  # (D, P)
+    D = rows.shape[0]
+    base_weights = np.zeros(D)
+    base_weights[-1] = 1.0
+    people = table.evidence_of(inputs @ rows.T, base_weights)
+    start = single_prior(people, base_weights, learned.threshold)
+    prior, held_out, by_size = choose_prior(people, start, config, rng, map_people)
+    population = to_population(prior, rows, layout, base_weights)
+    population = replace(population, tempering=choose_tempering(population, held_out, config.temperings))
+    groups = report_groups(population, held_out)
+    prior, log_evidence = run_em(people, prior, 3, config, map_people)
+    population = replace(to_population(prior, rows, layout, base_weights), tempering=population.tempering)
+    if table.prompts is not None:
+        gating = fit_gating(table.prompts, log_evidence - prior.log_weights, prior.log_weights)
+        population = replace(population, gating_weights=gating)
+    mean = float(logsumexp(log_evidence, axis=1).mean())
+    return population, FitReport(by_size, mean, groups)
+
+
+def choose_prior(
+    people: Sequence[Evidence],
+    start: Prior,
+    config: FitConfig,
+    rng: np.random.Generator,
+    map_people: MapPeople = map,
+) -> tuple[Prior, list[Evidence], dict[int, float]]:
+    """Fit a prior for each K on most people; keep the one that explains the others best.
+
+    More prototypes must gain more than one standard error of the paired difference. Returns the prior, the held-out
+    people, and the mean held-out log evidence by K.
+    """
+    order = rng.permutation(len(people))
+    num_held_out = max(1, round(config.held_out_share * len(people)))
+    held_out = [people[index] for index in np.sort(order[:num_held_out])]
+    seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
+    starts = [start, start.stretched(*NOISY_START)] if len(config.flip_rates) > 1 else [start]
+    single = _fit_mixture(seen, starts, config, map_people)
+    best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
+    for K in config.num_prototypes:
+        starts = _mixture_starts(seen, single, K, config, rng) if K > 1 else []
+        prior = _fit_mixture(seen, starts, config, map_people) if starts else single
+        evidence = logsumexp(e_step(held_out, prior, prior.means, map_people)[0], axis=1)
+        by_size[K] = float(evidence.mean())
+        gain = evidence - best_evidence  # infinite for the first
+        if len(by_size) == 1 or gain.mean() > gain.std() / np.sqrt(len(gain)):
+            best, best_evidence = prior, evidence
+    return best, held_out, by_size
+
+
+def run_em(
+    people: Sequence[Evidence], prior: Prior, iterations: int, config: FitConfig, map_people: MapPeople = map
+) -> tuple[Prior, Array]:
+    """Run EM from `prior`; returns the fitted prior and each person's joint log evidence (U, K) under it."""
+    starts: Array = np.broadcast_to(prior.means, (len(people), *prior.means.shape))
+    for iteration in range(iterations):
+        joint, means, covariances = e_step(people, prior, starts, map_people)
+        prior, starts = m_step(prior, joint, means, covariances), means
+        if iteration % 4 == 3 and iteration < iterations - 1:
+            prior = fit_flip_rate(people, prior, starts, config.flip_rates, map_people)
+    return prior, e_step(people, prior, starts, map_people)[0]
+
+
+def e_step(
+    people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map
+) -> tuple[Array, Array, Array]:
+    """Return each person's joint log evidence (U, K), means (U, K, L) and covariances (U, K, L, L)."""
+    if starts.ndim == 2:
+        starts = np.broadcast_to(starts, (len(people), *starts.shape))
+    tasks = [Task(evidence, prior, start) for evidence, start in zip(people, starts, strict=True)]
+    modes = list(map_people(person_mode, tasks))
+    joint = np.array([mode.log_evidence for mode in modes]) + prior.log_weights
+    return joint, np.array([mode.means for mode in modes]), np.linalg.inv(np.array([mode.precision for mode in modes]))
+
+
+def person_mode(task: Task) -> Mode:
+    """Fit one person under every prototype: the unit of work to map over people."""
+    factor = gaussian(task.prior.means, task.prior.covariances)
+    return fit_mode(task.evidence, task.evidence.weights, task.prior.flip_rate, factor, task.start)
+
+
+def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prior:
+    """Return the prior that explains the people's posteriors best, each covariance shrunk to the pooled one."""
+    U, K, L = means.shape
+    shares = np.exp(log_softmax(joint, axis=1))  # (U, K)
+    sizes = shares.sum(axis=0)
+    pooled_mean = np.einsum("uk,ukl->l", shares, means) / U
+    # One pseudo-person at the mean keeps an emptying prototype from running away; minorities are hardly moved.
+    centers = (np.einsum("uk,ukl->kl", shares, means) + pooled_mean) / (sizes + 1.0)[:, None]
+    deviations = means - centers
+    scatter = np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
+    scatter += np.einsum("uk,ukij->kij", shares, covariances, optimize=True)
+    pooled = scatter.sum(axis=0) / U
+    strength = float(L) if K > 1 else 0.0
+    shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]
+    shrunk = 0.5 * (shrunk + shrunk.transpose(0, 2, 1)) + SMALLEST_VARIANCE * np.eye(L)
+    return Prior(np.log((sizes + 1.0) / (U + K)), centers, shrunk, prior.base, prior.flip_rate)
+
+
+def fit_flip_rate(
+    people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
+) -> Prior:
+    """Return the prior with the flip rate of highest evidence over (a spread sample of) the people.
+
+    A rate is tried with rewards stretched by several factors: the fit without it has shrunk them.
+    """
+    every = max(1, len(people) // FLIP_SAMPLE)
+    sample, origins = people[::every], starts[::every]
+
+    def total(candidate: Prior) -> float:
+        joint, _, _ = e_step(sample, candidate, origins, map_people)
+        return float(logsumexp(joint, axis=1).sum())
+
+    candidates = [prior.stretched(factor, rate) for rate in rates for factor in FLIP_STRETCHES]
+    return max([prior, *candidates], key=total)
+
+
+def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
+    """Return the K = 1 prior to start from: scores vary by about one."""
+    L = people[0].designs.shape[1]
+    norms = [np.sum(person.designs[:, :-1] ** 2, axis=1).mean() for person in people if len(person.designs)]
+    variance = 1.0 / max(float(np.mean(norms)), 1e-12)
+    means = np.zeros((1, L))
+    means[0, -1] = threshold
+    base = np.append(base_weights, 0.0)
+    return Prior(np.zeros(1), means, np.diag([variance] * (L - 1) + [1.0])[None], base)
+
+
+def to_population(prior: Prior, rows: Array, layout: FeatureLayout, base_weights: Array) -> Population:
+    """Assemble the population from a fitted prior and the basis' rows (D, P)."""
+    D, F = rows.shape[0], layout.fixed_rows.shape[0]
+    weights = np.exp(prior.log_weights)
+    names = layout.names or ("",) * F
+    return Population(
+        basis=rows,
+        center=layout.center,
+        scale=layout.scale,
+        mixture_weights=weights / weights.sum(),
+        means=prior.means[:, :-1],
+        covariances=prior.covariances[:, :-1, :-1],
+        base_weights=base_weights,
+        flip_rate=prior.flip_rate,
+        threshold_means=prior.means[:, -1],
+        threshold_variances=prior.covariances[:, -1, -1],
+        threshold_covariances=prior.covariances[:, :-1, -1],
+        attribute_names=(*names, *[""] * (D - F)),
+    )
+
+
+def _fit_mixture(
+    people: Sequence[Evidence], starts: Sequence[Prior], config: FitConfig, map_people: MapPeople
+) -> Prior:
+    """Fit a mixture from each start; the best evidence wins."""
+    best, best_total = starts[0], -np.inf
+    for start in starts:
+        prior, evidence = run_em(people, start, config.em_iterations, config, map_people)
+        total = float(logsumexp(evidence, axis=1).sum())
+        if total > best_total:
+            best, best_total = prior, total
+    return best
+
+
+def _mixture_starts(
+    people: Sequence[Evidence], single: Prior, K: int, config: FitConfig, rng: np.random.Generator
+) -> list[Prior]:
+    """Return starts of K prototypes: clusters of the people's posterior means under one prototype."""
+    _, means, covariances = e_step(people, single, single.means)
+    whitened = means[:, 0] @ np.linalg.cholesky(np.linalg.inv(single.covariances[0]))  # (U, L)
+    starts = []
+    for _ in range(config.num_restarts):
+        joint = np.where(_spread(whitened, K, rng)[:, None] == np.arange(K), 0.0, -30.0)
+        starts.append(m_step(single, joint, np.repeat(means, K, axis=1), np.repeat(covariances, K, axis=1)))
+    # Flips and small rewards explain the same labels, and EM does not cross from one to the other: try both sides.
+    if len(config.flip_rates) > 1:
+        starts += [start.stretched(*NOISY_START) for start in starts[:1]]
+    return starts
+
+
+def _spread(points: Array, K: int, rng: np.random.Generator) -> Index:
+    """Cluster points (U, L) by k-means from distant seeds (k-means++); returns labels (U,)."""
+    centers = points[rng.integers(len(points))][None]
+    for _ in range(K - 1):
+        distances = ((points[:, None] - centers) ** 2).sum(axis=2).min(axis=1)
+        chance = distances / distances.sum() if distances.sum() > 0 else None
+        centers = np.vstack([centers, points[rng.choice(len(points), p=chance)]])
+    for _ in range(20):
+        labels = ((points[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+        centers = np.array([points[labels == k].mean(axis=0) if (labels == k).any() else centers[k] for k in range(K)])
+    return np.asarray(labels, dtype=np.int64)
