@@ -3,8 +3,7 @@
 `build` is the typed builder, usable as `serve run serve.app:build`. The bare name `serve` means Ray's here.
 """
 
-from __future__ import annotations
-
+# Annotations are evaluated here: Ray Serve reads the builder's to validate its arguments.
 import contextlib
 import logging
 import time
@@ -20,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.api.application import create_app
 from serve.api.context import ApiContext
-from serve.config import Config, Secrets
+from serve.config import Config, Secrets, load
 from serve.engines.factory import create_engine
 from serve.engines.protocol import GenerationRequest, ModelInfo, Output, Sampling
 from serve.errors import PalateError
@@ -124,15 +123,17 @@ async def _no_lifespan(receive: Receive, send: Send) -> None:
 class IngressDeployment:
     """Speaks HTTP; knows the engines only by their handle.
 
-    Without a proxy it listens itself: replicas on one node share the port, and a load balancer spreads over nodes.
+    It may listen itself instead of behind Ray's proxies; replicas on one node then share the port.
     """
 
-    async def __init__(self, config: Config, api_key: str | None, engine: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, config: Config, api_key: str | None, engine: DeploymentHandle[Any], is_listening: bool
+    ) -> None:
         secrets = Secrets(api_key=SecretStr(api_key) if api_key else None)
         receiver = OutputReceiver(ray.util.get_node_ip_address())
         self._service = RayService(engine, receiver, config.http.request_timeout_s)
         self.application = create_app(ApiContext(self._service, config, secrets, Metrics()))
-        self._listener = Listener(self.application, config) if config.http.proxy == "none" else None
+        self._listener = Listener(self.application, config) if is_listening else None
 
     async def check_health(self) -> None:
         """Ray Serve's health check: raising gets the replica replaced."""
@@ -148,7 +149,15 @@ class IngressDeployment:
 
 
 def build(config: Config) -> Application:
-    """Compose the application; `serve run serve.app:build key=…` validates its arguments by `Config`."""
+    """Compose the application for a cluster whose Ray Serve proxies carry the traffic.
+
+    `serve run serve.app:build` calls it; without arguments the file that `PALATE_CONFIG` names is used, if any.
+    """
+    return compose(load() if config == Config() else config, is_listening=False)
+
+
+def compose(config: Config, *, is_listening: bool) -> Application:
+    """Compose the application; with `is_listening` the ingress replicas listen themselves."""
     secrets = Secrets.from_env()
     home = Home.from_env().create()
     engine = config.engine
@@ -176,4 +185,4 @@ def build(config: Config) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
     )(IngressDeployment)
     api_key = secrets.api_key.get_secret_value() if secrets.api_key else None
-    return ingress.bind(config, api_key, engines.bind(config, str(home.path)))
+    return ingress.bind(config, api_key, engines.bind(config, str(home.path)), is_listening)

@@ -32,8 +32,8 @@ class HttpConfig(Section):
     port: int = Field(8000, ge=1, le=PORT_MAX, description="Port to listen on.")
     proxy: Literal["none", "haproxy", "python"] = Field(
         "none",
-        description="What stands in front of the ingress replicas: nothing (they listen themselves: the fastest), "
-        "HAProxy as managed by Ray Serve, or Ray Serve's own proxy (one on every node of a cluster).",
+        description="What `palate serve` puts in front of the ingress replicas: nothing (they listen themselves: the "
+        "fastest), HAProxy as managed by Ray Serve, or Ray Serve's own proxy. On a cluster Ray's settings decide.",
     )
     max_body_bytes: int = Field(4_000_000, ge=1_000, le=256_000_000, description="Larger request bodies get 413.")
     max_messages: int = Field(1_024, ge=1, le=100_000, description="Most messages in one chat request.")

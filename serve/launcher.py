@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -109,6 +110,7 @@ def _set_environment(config: Config, runtime: Path) -> None:
         {
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),  # this cluster's own; none is kept
             "RAY_DEDUP_LOGS": "0",
             "RAY_worker_niceness": "0",  # Ray would run the engine at 15, behind everything else on the machine
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -159,13 +161,14 @@ def _deploy(config: Config, stop: _Stop) -> None:
     from ray import serve  # noqa: PLC0415 - reads the environment at import
     from ray.serve.schema import LoggingConfig  # noqa: PLC0415
 
-    from serve.app import build  # noqa: PLC0415
+    from serve.app import compose  # noqa: PLC0415
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     location = "Disabled" if config.http.proxy == "none" else "EveryNode"
     http_options = {"host": config.http.host, "port": config.http.port}
     serve.start(proxy_location=location, http_options=http_options, logging_config=quiet)
-    application = serve.RunTarget(target=build(config), name="palate", route_prefix="/", logging_config=quiet)
+    target = compose(config, is_listening=config.http.proxy == "none")
+    application = serve.RunTarget(target=target, name="palate", route_prefix="/", logging_config=quiet)
     serve.run_many([application], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     _wait_until_ready(config, stop)
 
