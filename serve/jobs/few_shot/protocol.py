@@ -1,0 +1,134 @@
+"""Who and what is held out: people for testing, texts nobody has seen, and each person's shots and questions.
+
+A fifth of the people are tested and a fifth of the texts are cold: no training label and no shot touches them. Shots
+are nested (the first 2 are among the first 5) and, where judgements are ratings, touch none of the warm questions' texts.
+Knows nothing of features and models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.jobs.few_shot.data import Index, Judgements
+
+TEST_SHARE = 0.2
+COLD_SHARE = 0.2
+MAX_QUESTIONS = 30
+Rows = Index  # (M, 3): item whose reward adds, item whose reward is taken off (-1: the reference), threshold sign
+Limits = tuple[NDArray[np.bool_], int]  # which judgements (M,) are of warm items; the most shots
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One person's shots and questions; the answer to every row is 'yes, the first'."""
+
+    shots: Rows
+    warm: Rows
+    cold: Rows
+
+
+Ask = Callable[[Judgements, Index, Limits, np.random.Generator], Person | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One seed's split."""
+
+    cold: NDArray[np.bool_]  # (n,)
+    train: Rows
+    train_people: Index  # (M,) from 0
+    own: dict[str, tuple[Rows, Index]]  # kind -> training labels of that kind, and whose
+    calibration: dict[str, tuple[Person, ...]]  # kind -> training people kept out of the prior, for calibration
+    calibration_people: Index  # their numbers in `train_people`
+    test: dict[str, tuple[Person, ...]]  # kind -> people
+
+
+def make_split(data: Judgements, max_shots: int, seed: int) -> Split:
+    """Split one data set; deterministic under `seed`."""
+    rng = np.random.default_rng(seed)
+    n, U = len(data.texts), int(data.people.max()) + 1
+    cold = np.zeros(n, dtype=bool)
+    cold[rng.permutation(n)[: round(COLD_SHARE * n)]] = True
+    tested = np.zeros(U, dtype=bool)
+    tested[rng.permutation(U)[: round(TEST_SHARE * U)]] = True
+    order = rng.permutation(len(data.people))
+    order = order[np.argsort(data.people[order], kind="stable")]
+    bounds = np.searchsorted(data.people[order], np.arange(U + 1))
+    judged = [order[start:stop] for start, stop in pairwise(bounds)]
+    kinds = ("thumbs", "pairs") if data.has_ratings else ("pairs",)
+    is_warm = ~(cold[data.first] | ((data.second >= 0) & cold[data.second]))
+    trained = np.flatnonzero(~tested)
+    rows = _as_rows(data, order)
+    keep = is_warm[order] & ~tested[data.people[order]]
+    train_people = np.searchsorted(trained, data.people[order][keep])
+    own = {kinds[0]: (rows[keep], train_people)}
+    if data.has_ratings:
+        own["pairs"] = _matched(rows[keep], train_people)
+    calibrating = np.sort(rng.permutation(len(trained))[: round(0.12 * len(trained))])
+    test: dict[str, tuple[Person, ...]] = {}
+    calibration: dict[str, tuple[Person, ...]] = {}
+    for kind in kinds:
+        ask = _thumbs if kind == "thumbs" else _votes_as_pairs if data.has_ratings else _pairs
+        test[kind] = _people(ask, data, [judged[u] for u in np.flatnonzero(tested)], (is_warm, max_shots), rng)
+        calibration[kind] = _people(ask, data, [judged[u] for u in trained[calibrating]], (is_warm, max_shots), rng)
+    return Split(cold, rows[keep], train_people, own, calibration, calibrating, test)
+
+
+def _people(
+    ask: Ask, data: Judgements, judged: list[Index], limits: Limits, rng: np.random.Generator
+) -> tuple[Person, ...]:
+    people = [ask(data, chosen, limits, rng) for chosen in judged]
+    return tuple(person for person in people if person is not None)
+
+
+def _as_rows(data: Judgements, chosen: Index) -> Rows:
+    up = data.values[chosen] > 0
+    first, second = data.first[chosen], data.second[chosen]
+    threshold = np.where(second < 0, np.where(up, -1, 1), 0)
+    return np.column_stack([np.where(up, first, -1), np.where(up, second, first), threshold])
+
+
+def _thumbs(data: Judgements, chosen: Index, limits: Limits, _rng: np.random.Generator) -> Person | None:
+    is_warm, max_shots = limits
+    warm, cold = chosen[is_warm[chosen]], chosen[~is_warm[chosen]]
+    if len(warm) <= max_shots:
+        return None
+    questions = warm[max_shots : max_shots + MAX_QUESTIONS]
+    return Person(_as_rows(data, warm[:max_shots]), _as_rows(data, questions), _as_rows(data, cold[:MAX_QUESTIONS]))
+
+
+_pairs = _thumbs  # a pair is a judgement like a rating: the same shots and questions
+
+
+def _votes_as_pairs(data: Judgements, chosen: Index, limits: Limits, rng: np.random.Generator) -> Person | None:
+    """Pair what a person agreed with and what the same person disagreed with."""
+    is_warm, max_shots = limits
+    up, down = chosen[data.values[chosen] > 0], chosen[data.values[chosen] < 0]
+    liked, disliked = data.first[up[is_warm[up]]], data.first[down[is_warm[down]]]
+    if min(len(liked), len(disliked)) <= max_shots:
+        return None
+    shots = np.column_stack([liked[:max_shots], disliked[:max_shots], np.zeros(max_shots, dtype=np.int64)])
+    cold = _cross(data.first[up[~is_warm[up]]], data.first[down[~is_warm[down]]], rng)
+    return Person(shots, _cross(liked[max_shots:], disliked[max_shots:], rng), cold)
+
+
+def _cross(liked: Index, disliked: Index, rng: np.random.Generator) -> Rows:
+    picked = rng.permutation(len(liked) * len(disliked))[:MAX_QUESTIONS]
+    if not len(picked):
+        return np.zeros((0, 3), dtype=np.int64)
+    return np.column_stack([liked[picked // len(disliked)], disliked[picked % len(disliked)], np.zeros_like(picked)])
+
+
+def _matched(rows: Rows, people: Index) -> tuple[Rows, Index]:
+    """Match each agreement of a person with one disagreement of theirs, item-disjoint."""
+    pairs, owners = [], []
+    for person in np.unique(people):
+        labels = rows[people == person]
+        liked, disliked = labels[labels[:, 2] < 0, 0], labels[labels[:, 2] > 0, 1]
+        count = min(len(liked), len(disliked))
+        pairs.append(np.column_stack([liked[:count], disliked[:count], np.zeros(count, dtype=np.int64)]))
+        owners.append(np.full(count, person))
+    return np.concatenate(pairs), np.concatenate(owners)
