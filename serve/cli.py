@@ -179,6 +179,16 @@ palate.add_command(
     )
 )
 
+palate.add_command(
+    LazyGroup(
+        "evaluate",
+        help="How well people's tastes are known and served.",
+        lazy={
+            "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
+        },
+    )
+)
+
 
 def main() -> None:
     """Run the command line; errors are one clear message, and exit status 1."""
