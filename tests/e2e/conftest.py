@@ -1,4 +1,4 @@
-"""Servers shared by the end-to-end tests: each is started once."""
+"""Servers shared by the end-to-end tests: each is started once, and gone before other tests start engines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from tests.e2e.server import Server, running_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scripted_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(Path(tmp_path_factory.mktemp("scripted")), "scripted") as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings: dict[str, dict[str, object]] = {
         "model": {"max_model_len": 2_048, "tool_parser": "hermes"},
