@@ -45,12 +45,12 @@ def gaussian(means: Array, covariances: Array) -> Factor:
     """Return normalised Gaussians N(means (K, L), covariances (K, L, L)) as a factor."""
     precision = np.linalg.inv(covariances)
     precision = 0.5 * (precision + precision.transpose(0, 2, 1))
-    return normalised(precision, (precision @ means[:, :, None])[:, :, 0], means)
+    return normalised(precision, (precision @ means[:, :, None])[:, :, 0], means, log_determinant(precision))
 
 
-def normalised(precision: Array, shift: Array, means: Array) -> Factor:
-    """Return Gaussians of known natural parameters and `means` as a factor that integrates to one."""
-    constant = 0.5 * (log_determinant(precision) - np.sum(means * shift, axis=1) - means.shape[1] * np.log(2 * np.pi))
+def normalised(precision: Array, shift: Array, means: Array, log_determinants: Array) -> Factor:
+    """Return Gaussians of known natural parameters, `means` and log det precision as a factor integrating to one."""
+    constant = 0.5 * (log_determinants - np.sum(means * shift, axis=1) - means.shape[1] * np.log(2 * np.pi))
     return Factor(precision, shift, constant)
 
 

@@ -115,22 +115,29 @@ def evaluate(evidence: Evidence, latents: Array, weights: Array, flip_rate: floa
     scores = latents @ evidence.designs.T + evidence.offsets  # (K, R)
     if evidence.has_choices:
         return _choices(evidence, scores, weights, flip_rate)
+    if evidence.is_plain:
+        upper = expit(scores)
+        slope = 1.0 - upper
+        return _single(evidence, log_expit(scores), slope, upper * slope, weights, flip_rate)
     above, below = scores - evidence.lows, scores - evidence.highs
     upper, lower = expit(above), expit(below)
-    if np.isposinf(evidence.highs).all() and np.isfinite(evidence.lows).all():
-        log_p = log_expit(above)
-    else:
-        log_p = _log_interval(evidence, scores)
     slope = 1.0 - upper - lower
     bend = upper * (1.0 - upper) + lower * (1.0 - lower)
-    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
-    exact = np.maximum(trust * bend - trust * (1.0 - trust) * slope**2, 0.0)
-    return Terms(values, weights * trust * slope, weights * exact, None)
+    return _single(evidence, _log_interval(evidence, scores), slope, bend, weights, flip_rate)
 
 
 def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Array:
     """Return the log-likelihood of each group at K latents (K, L): (K, G)."""
     return evaluate(evidence, latents, np.ones(evidence.num_groups), flip_rate).values
+
+
+def _single(evidence: Evidence, log_p: Array, slope: Array, bend: Array, weights: Array, flip_rate: float) -> Terms:
+    """Terms of groups of one row, from the derivatives of the log-probability without flips."""
+    if flip_rate == 0.0:
+        return Terms(log_p, weights * slope, weights * bend, None)
+    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
+    exact = np.maximum(trust * bend - trust * (1.0 - trust) * slope**2, 0.0)
+    return Terms(values, weights * trust * slope, weights * exact, None)
 
 
 def _log_interval(evidence: Evidence, scores: Array) -> Array:

@@ -5,7 +5,7 @@ scoring invert nothing. Knows nothing of events, people or prompts: a posterior 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,8 @@ class Mixture:
     weights: Floats  # (K,), on the simplex
     means: Floats  # (K, D)
     covariances: Floats  # (K, D, D), symmetric positive semi-definite
+    # Whose covariances these are, up to the square of a scale: the square roots are then worked out once for both.
+    origin: "tuple[Mixture, float] | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         num, size = self.means.shape if self.means.ndim == 2 else (0, 0)
@@ -48,19 +50,32 @@ class Mixture:
 
     @cached_property
     def factors(self) -> Floats:
-        """Square roots L (K, D, D) of the covariances, L·Lᵀ = S. Cost O(K·D³), so only for drawing."""
-        values, vectors = np.linalg.eigh(self.covariances)  # eigh, not Cholesky: a covariance may be singular
+        """Square roots L (K, D, D) of the covariances, L·Lᵀ = S. Cost O(K·D³), once for all made of one mixture."""
+        if self.origin is not None:
+            mixture, scale = self.origin
+            return mixture.factors if scale == 1.0 else scale * mixture.factors
+        try:
+            return np.asarray(np.linalg.cholesky(self.covariances), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            return self._singular_factors()
+
+    def _singular_factors(self) -> Floats:
+        values, vectors = np.linalg.eigh(self.covariances)
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :])
 
     def affine(self, scale: float, offset: Floats) -> "Mixture":
         """Return the distribution of scale·w + offset, offset (D,)."""
         covariances = self.covariances if scale == 1.0 else scale**2 * self.covariances
-        return Mixture(self.weights, scale * self.means + offset, covariances)
+        return Mixture(self.weights, scale * self.means + offset, covariances, self._origin_scaled(scale))
 
     def tilted(self, logits: Floats) -> "Mixture":
         """Return the mixture with `logits` (K,) added to its log weights, as prompt gating does."""
         tilted = self.weights * np.exp(logits - logits.max())
-        return Mixture(tilted / tilted.sum(), self.means, self.covariances)
+        return Mixture(tilted / tilted.sum(), self.means, self.covariances, self._origin_scaled(1.0))
+
+    def _origin_scaled(self, scale: float) -> "tuple[Mixture, float]":
+        mixture, so_far = self.origin or (self, 1.0)
+        return mixture, so_far * scale
 
     def project(self, directions: Floats) -> tuple[Floats, Floats]:
         """Project w on each of `directions` (J, D): means and variances by prototype, (K, J) each."""

@@ -7,6 +7,7 @@ anywhere. K is chosen by held-out evidence, and the worst-off prototype is repor
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -15,7 +16,7 @@ from router.basis import BasisConfig, fit_basis
 from router.feedback import FeedbackTable, Index
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
-from router.laplace import Mode, fit_mode, gaussian
+from router.laplace import Factor, Mode, fit_mode, gaussian
 from router.types import Array, Evidence, Population
 
 MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
@@ -71,6 +72,11 @@ class Prior:
     covariances: Array  # (K, L, L)
     base: Array  # (L,) what offsets already carry of everyone's reward
     flip_rate: float = 0.0
+
+    @cached_property
+    def factor(self) -> Factor:
+        """The prototypes as factors: worked out once, not once a person."""
+        return gaussian(self.means, self.covariances)
 
     def stretched(self, factor: float, flip_rate: float) -> "Prior":
         """Return the prior whose rewards, base included, are `factor` times as large."""
@@ -158,8 +164,9 @@ def choose_prior(
     starts = [start, start.stretched(*NOISY_START)] if len(config.flip_rates) > 1 else [start]
     single = _fit_mixture(seen, starts, config, map_people)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
+    modes = e_step(seen, single, single.means, map_people)
     for K in config.num_prototypes:
-        starts = _mixture_starts(seen, single, K, config, rng) if K > 1 else []
+        starts = _mixture_starts(modes, single, K, config, rng) if K > 1 else []
         prior = _fit_mixture(seen, starts, config, map_people) if starts else single
         evidence = logsumexp(e_step(held_out, prior, prior.means, map_people)[0], axis=1)
         by_size[K] = float(evidence.mean())
@@ -196,8 +203,7 @@ def e_step(
 
 def person_mode(task: Task) -> Mode:
     """Fit one person under every prototype: the unit of work to map over people."""
-    factor = gaussian(task.prior.means, task.prior.covariances)
-    return fit_mode(task.evidence, task.evidence.weights, task.prior.flip_rate, factor, task.start)
+    return fit_mode(task.evidence, task.evidence.weights, task.prior.flip_rate, task.prior.factor, task.start)
 
 
 def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prior:
@@ -282,10 +288,10 @@ def _fit_mixture(
 
 
 def _mixture_starts(
-    people: Sequence[Evidence], single: Prior, K: int, config: FitConfig, rng: np.random.Generator
+    modes: tuple[Array, Array, Array], single: Prior, K: int, config: FitConfig, rng: np.random.Generator
 ) -> list[Prior]:
     """Return starts of K prototypes: clusters of the people's posterior means under one prototype."""
-    _, means, covariances = e_step(people, single, single.means)
+    _, means, covariances = modes
     whitened = means[:, 0] @ np.linalg.cholesky(np.linalg.inv(single.covariances[0]))  # (U, L)
     starts = []
     for _ in range(config.num_restarts):

@@ -153,7 +153,7 @@ def _refit(population: Population, posterior: Posterior, evidence: Evidence) -> 
         fade * posterior.folded_precision, fade * posterior.folded_shift, fade * posterior.folded_log_evidence
     )
     weights = population.tempering * evidence.weights * _decay(population, now - evidence.times_s)
-    base = normalised(population.prior_precision, population.prior_shift, population.prior_means)
+    base = _population_factor(population)
     mode = fit_mode(evidence, weights, posterior.flip_rate, base + folded, posterior.latent_means)
     if evidence.num_groups > MAX_GROUPS:
         old = _oldest(evidence, evidence.num_groups - KEPT_GROUPS)
@@ -169,6 +169,13 @@ def _refit(population: Population, posterior: Posterior, evidence: Evidence) -> 
         folded_shift=folded.shift,
         folded_log_evidence=folded.constant,
         folded_time_s=now if _has_folded(posterior) or evidence.num_groups == KEPT_GROUPS else 0.0,
+    )
+
+
+def _population_factor(population: Population) -> Factor:
+    """Return the population's prior as a factor."""
+    return normalised(
+        population.prior_precision, population.prior_shift, population.prior_means, population.prior_log_determinants
     )
 
 

@@ -154,9 +154,7 @@ def route(
     if wishes.strength == 0.0:
         pooled = Mixture(prior.weights, np.broadcast_to(prior.mean, prior.means.shape), 0.0 * prior.covariances)
         return _explicit_route(space, prior, pooled, wishes, "off")
-    taste = Mixture(posterior.responsibilities, posterior.means, posterior.covariances)
-    if tilt is not None:
-        taste = taste.tilted(tilt)
+    taste = posterior.taste if tilt is None else posterior.taste.tilted(tilt)
     return _personal_route(space, config, prior, taste, wishes)
 
 
@@ -165,8 +163,7 @@ def judge_of(population: Population, posterior: Posterior | None) -> Mixture:
     if posterior is None:
         prior = Mixture(population.mixture_weights, population.means, population.covariances)
         return prior.affine(1.0, population.base_weights)
-    taste = Mixture(posterior.responsibilities, posterior.means, posterior.covariances)
-    return taste.affine(1.0, population.base_weights)
+    return posterior.taste.affine(1.0, population.base_weights)
 
 
 def narrowing(taste: Mixture, prior: Mixture, direction: Array) -> float:

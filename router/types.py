@@ -7,6 +7,7 @@ P raw features, L = D + 1 latent coordinates (tastes, then the person's thumb th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -79,6 +80,7 @@ class Population:
     prior_covariances: Array = field(init=False)  # (K, L, L)
     prior_precision: Array = field(init=False)  # (K, L, L)
     prior_shift: Array = field(init=False)  # (K, L): precision @ mean
+    prior_log_determinants: Array = field(init=False)  # (K,) of the precision
 
     def __post_init__(self) -> None:
         D, P = _freeze(self, "basis", (None, None)).shape
@@ -118,13 +120,16 @@ class Population:
         covariances[:, :D, :D] = self.covariances
         covariances[:, :D, D] = covariances[:, D, :D] = crossed
         covariances[:, D, D] = _freeze(self, "threshold_variances", (K,))
-        if np.linalg.eigvalsh(covariances).min(initial=np.inf) <= 0.0:
+        variances = np.linalg.eigvalsh(covariances)  # (K, L)
+        if variances.min(initial=np.inf) <= 0.0:
             raise ValueError("covariances must be positive definite; add a small multiple of the identity")
         means = np.column_stack([self.means, _freeze(self, "threshold_means", (K,))])
         precision = np.linalg.inv(covariances)
         precision = 0.5 * (precision + precision.transpose(0, 2, 1))
         shift = (precision @ means[:, :, None])[:, :, 0]
-        for name, array in (("means", means), ("covariances", covariances), ("precision", precision), ("shift", shift)):
+        derived = {"means": means, "covariances": covariances, "precision": precision, "shift": shift}
+        derived["log_determinants"] = -np.log(variances).sum(axis=1)
+        for name, array in derived.items():
             array.setflags(write=False)
             object.__setattr__(self, f"prior_{name}", array)
 
@@ -293,6 +298,11 @@ class Evidence:
         """G, the number of observations."""
         return len(self.event_ids)
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether every observation is a comparison or a thumb, so that the likelihood takes its shortest form."""
+        return not self.has_choices and not self.lows.any() and bool(np.isposinf(self.highs).all())
+
     @property
     def has_choices(self) -> bool:
         """Whether some group has more than one row (a choice among three or more)."""
@@ -342,6 +352,11 @@ class Posterior:
         for name, array in (("latent_covariances", covariances), ("latent_means", means)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
+
+    @cached_property
+    def taste(self) -> Mixture:
+        """The belief about the tastes in moment form; one object, so that its square roots are worked out once."""
+        return Mixture(self.responsibilities, self.means, self.covariances)
 
     @property
     def means(self) -> Array:

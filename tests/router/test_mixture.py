@@ -33,6 +33,14 @@ def test_factors_are_square_roots_even_of_a_singular_covariance() -> None:
     np.testing.assert_allclose(flat.factors[0] @ flat.factors[0].T, np.diag([1.0, 0.0]), atol=1e-12)
 
 
+def test_mixtures_made_of_one_share_its_square_roots() -> None:
+    taste = mixture()
+    logits = np.array([0.0, 1.0, 2.0])
+    moved = taste.tilted(logits).affine(0.5, np.ones(4)).affine(-3.0, np.zeros(4))
+    np.testing.assert_allclose(moved.factors @ moved.factors.transpose(0, 2, 1), moved.covariances, atol=1e-12)
+    assert taste.tilted(logits).factors is taste.factors
+
+
 def test_affine_and_tilted() -> None:
     taste = mixture()
     moved = taste.affine(0.5, np.ones(4))
