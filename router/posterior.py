@@ -71,14 +71,14 @@ def update_many(population: Population, posterior: Posterior, events: Sequence[E
             arriving[index] = select(arriving[index], [False] * arriving[index].num_groups)
         seen.update(dict.fromkeys(keys, len(arriving)))
         arriving.append(rows)
-    return _refit(population, replace(posterior, num_events=num_events), concatenate([evidence, *arriving]))
+    return _refit(population, posterior, concatenate([evidence, *arriving]), num_events)
 
 
 def condition(population: Population, posterior: Posterior, evidence: Evidence, num_events: int) -> Posterior:
     """Return the posterior after rows of evidence made elsewhere, which stand for `num_events` events."""
     _check(population, posterior)
-    grown = replace(posterior, num_events=posterior.num_events + num_events)
-    return _refit(population, grown, concatenate([posterior.evidence, evidence]))
+    joined = concatenate([posterior.evidence, evidence])
+    return _refit(population, posterior, joined, posterior.num_events + num_events)
 
 
 def forget(population: Population, posterior: Posterior, event_id: str) -> Posterior:
@@ -90,8 +90,7 @@ def forget(population: Population, posterior: Posterior, event_id: str) -> Poste
     kept = [name != event_id for name in posterior.evidence.event_ids]
     if all(kept):
         raise ValueError(f"event {event_id!r} is not kept in this posterior; rebuild the posterior from the event log")
-    fewer = replace(posterior, num_events=posterior.num_events - 1)
-    return _refit(population, fewer, select(posterior.evidence, kept))
+    return _refit(population, posterior, select(posterior.evidence, kept), posterior.num_events - 1)
 
 
 def with_flip_rate(population: Population, posterior: Posterior) -> Posterior:
@@ -105,10 +104,11 @@ def with_flip_rate(population: Population, posterior: Posterior) -> Posterior:
     alpha, beta = mean * FLIP_PRIOR_STRENGTH, (1.0 - mean) * FLIP_PRIOR_STRENGTH
     shares = np.clip(2.0 * FLIP_GRID, 0.01, 0.99)
     log_prior = (alpha - 1.0) * np.log(shares) + (beta - 1.0) * np.log1p(-shares)
-    fits = [_refit(population, replace(posterior, flip_rate=rate), posterior.evidence) for rate in FLIP_GRID]
+    noisy = [replace(posterior, flip_rate=rate) for rate in FLIP_GRID]
+    fits = [_refit(population, candidate, posterior.evidence, posterior.num_events) for candidate in noisy]
     log_evidence = [np.logaddexp.reduce(fit.log_mixture_weights + fit.log_evidence) for fit in fits]
     rate = float(softmax(log_prior + log_evidence) @ FLIP_GRID)
-    return _refit(population, replace(posterior, flip_rate=rate), posterior.evidence)
+    return _refit(population, replace(posterior, flip_rate=rate), posterior.evidence, posterior.num_events)
 
 
 def mixture_weights(population: Population, posterior: Posterior, prompt: Array) -> Array:
@@ -146,7 +146,7 @@ def _predict(population: Population, posterior: Posterior, designs: Array, offse
     return np.asarray((0.5 * share + (1.0 - share) * integrated) @ posterior.responsibilities)
 
 
-def _refit(population: Population, posterior: Posterior, evidence: Evidence) -> Posterior:
+def _refit(population: Population, posterior: Posterior, evidence: Evidence, num_events: int) -> Posterior:
     now = max([posterior.folded_time_s, *evidence.times_s]) if evidence.num_groups else posterior.folded_time_s
     fade = float(_decay(population, now - posterior.folded_time_s)) if _has_folded(posterior) else 1.0
     folded = Factor(
@@ -168,6 +168,7 @@ def _refit(population: Population, posterior: Posterior, evidence: Evidence) -> 
         folded_precision=folded.precision,
         folded_shift=folded.shift,
         folded_log_evidence=folded.constant,
+        num_events=num_events,
         folded_time_s=now if _has_folded(posterior) or evidence.num_groups == KEPT_GROUPS else 0.0,
     )
 
