@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def crowd() -> list[list[Event]]:
 
 def in_reward_features(model: Population, event: Event) -> Event:
     names = [name for name in ("chosen", "rejected", "features", "reference") if hasattr(event, name)]
-    return replace(event, **{name: model.features(getattr(event, name)) for name in names})
+    mapped: dict[str, Any] = {name: model.features(getattr(event, name)) for name in names}
+    return replace(event, **mapped)
 
 
 def likelihood(model: Population, events: Sequence[Event], latents: Array) -> Array:
@@ -62,7 +64,7 @@ def test_differences_turn_rewards_of_items_into_scores() -> None:
 
 
 def test_a_subset_is_the_table_of_those_people() -> None:
-    people, prompts = crowd(), np.arange(6.0).reshape(3, 2)
+    people, prompts = crowd(), np.arange(6, dtype=np.float64).reshape(3, 2)
     table = tabulate(people, prompts=prompts)
     part = table.subset(np.array([1, 2]))
     alone = tabulate(people[1:])
