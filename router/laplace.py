@@ -72,7 +72,9 @@ def fit_mode(evidence: Evidence, weights: Array, flip_rate: float, prior: Factor
         if (np.sum(step * gradient, axis=1) < STEP_TOLERANCE**2).all():
             break
         latents, terms, objective = _advance(look, latents, objective, step)
-    log_evidence = objective + 0.5 * (latents.shape[1] * np.log(2 * np.pi) - log_determinant(precision))
+    # Steps need a positive curvature; the evidence needs the true one, or flips count as less likely than they are.
+    exact = prior.precision + _information(evidence, terms.exact, terms.exact_between)
+    log_evidence = objective + 0.5 * (latents.shape[1] * np.log(2 * np.pi) - _log_sharpness(exact, precision))
     return Mode(latents, precision, log_evidence)
 
 
@@ -96,6 +98,16 @@ def _advance(look: Look, latents: Array, objective: Array, step: Array) -> tuple
             break
         size = np.where(worse[:, None], 0.5 * size, size)
     return reached
+
+
+def _log_sharpness(exact: Array, clipped: Array) -> Array:
+    """Return log det of `exact` (K, L, L), or of `clipped` where the mode is so flat that `exact` has none."""
+    try:
+        return log_determinant(exact)
+    except np.linalg.LinAlgError:
+        values = np.linalg.eigvalsh(exact)
+        peaked = values[:, 0] > 1e-9 * values[:, -1]
+        return log_determinant(np.where(peaked[:, None, None], exact, clipped))
 
 
 def _objective(prior: Factor, latents: Array, terms: Terms, weights: Array) -> Array:

@@ -25,6 +25,8 @@ class Terms(NamedTuple):
     gradient: Array  # (K, R)
     curvature: Array  # (K, R), >= 0: the negative second derivative, clipped where a flip makes it negative
     between: Array | None  # (K, R): choices only; the Hessian loses each group's outer product of Σ_r between_r d_r
+    exact: Array  # (K, R): the curvature as it is, negative where a flip makes it so
+    exact_between: Array | None  # (K, R)
 
 
 def encode(population: Population, event: Event) -> Evidence:
@@ -134,10 +136,11 @@ def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Arra
 def _single(evidence: Evidence, log_p: Array, slope: Array, bend: Array, weights: Array, flip_rate: float) -> Terms:
     """Terms of groups of one row, from the derivatives of the log-probability without flips."""
     if flip_rate == 0.0:
-        return Terms(log_p, weights * slope, weights * bend, None)
+        curvature = weights * bend
+        return Terms(log_p, weights * slope, curvature, None, curvature, None)
     values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
-    exact = np.maximum(trust * bend - trust * (1.0 - trust) * slope**2, 0.0)
-    return Terms(values, weights * trust * slope, weights * exact, None)
+    exact = weights * (trust * bend - trust * (1.0 - trust) * slope**2)
+    return Terms(values, weights * trust * slope, np.maximum(exact, 0.0), None, exact, None)
 
 
 def _log_interval(evidence: Evidence, scores: Array) -> Array:
@@ -175,4 +178,8 @@ def _choices(evidence: Evidence, scores: Array, weights: Array, flip_rate: float
     values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
     scale = (weights * trust)[:, groups]
     # Choices take the EM bound's curvature (expected over whether the label was flipped): always positive.
-    return Terms(values, scale * slope, scale * bend, np.sqrt(scale) * between)
+    doubt = (1.0 - trust)[:, groups]
+    exact = bend.copy()
+    exact[:, first] -= doubt[:, first] * slope[:, first] ** 2
+    exact_between = np.sqrt(scale * (1.0 + doubt)) * between
+    return Terms(values, scale * slope, scale * bend, np.sqrt(scale) * between, scale * exact, exact_between)
