@@ -112,6 +112,7 @@ def _set_environment(config: Config, runtime: Path) -> None:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # this cluster's own; none is kept
             "RAY_DEDUP_LOGS": "0",
+            "PYTHONWARNINGS": "ignore",  # libraries' advice to their own developers
             "RAY_worker_niceness": "0",  # Ray would run the engine at 15, behind everything else on the machine
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -163,6 +164,7 @@ def _deploy(config: Config, stop: _Stop) -> None:
 
     from serve.app import compose  # noqa: PLC0415
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     location = "Disabled" if config.http.proxy == "none" else "EveryNode"
     http_options = {"host": config.http.host, "port": config.http.port}
