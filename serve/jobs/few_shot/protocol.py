@@ -1,7 +1,7 @@
 """Who and what is held out: people for testing, texts nobody has seen, and each person's shots and questions.
 
 A fifth of the people are tested and a fifth of the texts are cold: no training label and no shot touches them. Shots
-are nested (the first 2 are among the first 5) and, where judgements are ratings, touch none of the warm questions' texts.
+are nested (the first 2 are among the first 5) and, for ratings, touch none of the warm questions' texts.
 Knows nothing of features and models.
 """
 
