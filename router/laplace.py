@@ -15,7 +15,9 @@ from router.types import Array, Evidence
 
 MAX_STEPS = 50
 MAX_HALVINGS = 20
-STEP_TOLERANCE = 1e-4  # in prior standard deviations (Mahalanobis length of the Newton step)
+# Mahalanobis lengths: a step below LAST_STEP is the last (Newton's error squares), one below NO_STEP is not taken.
+LAST_STEP = 3e-3
+NO_STEP = 1e-5
 
 
 Look = Callable[[Array], tuple[Array, Terms, Array]]  # latents -> themselves, likelihood terms, log joint
@@ -65,13 +67,17 @@ def fit_mode(evidence: Evidence, weights: Array, flip_rate: float, prior: Factor
         return latents, terms, _objective(prior, latents, terms, weights)
 
     latents, terms, objective = look(np.array(start, dtype=np.float64))
+    precision = prior.precision + _information(evidence, terms.curvature, terms.between)
     for _ in range(MAX_STEPS):
         gradient = prior.shift - (prior.precision @ latents[:, :, None])[:, :, 0] + terms.gradient @ evidence.designs
-        precision = prior.precision + _information(evidence, terms.curvature, terms.between)
         step = np.asarray(np.linalg.solve(precision, gradient[:, :, None])[:, :, 0], dtype=np.float64)
-        if (np.sum(step * gradient, axis=1) < STEP_TOLERANCE**2).all():
+        length = float(np.sum(step * gradient, axis=1).max())
+        if length < NO_STEP**2:
             break
         latents, terms, objective = _advance(look, latents, objective, step)
+        precision = prior.precision + _information(evidence, terms.curvature, terms.between)
+        if length < LAST_STEP**2:
+            break
     # Steps need a positive curvature; the evidence needs the true one, or flips count as less likely than they are.
     exact = prior.precision + _information(evidence, terms.exact, terms.exact_between)
     log_evidence = objective + 0.5 * (latents.shape[1] * np.log(2 * np.pi) - _log_sharpness(exact, precision))

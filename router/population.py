@@ -7,7 +7,6 @@ anywhere. K is chosen by held-out evidence, and the worst-off prototype is repor
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -22,8 +21,8 @@ from router.types import Array, Evidence, Population
 MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
 SMALLEST_VARIANCE = 1e-6
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
-NOISY_START = (2.2, 0.2)  # every other start: rewards stretched, and this flip rate
-FLIP_STRETCHES = (1.0, 1.5, 2.2, 3.3)  # flips left unmodelled shrink rewards; a rate is tried with rewards stretched
+NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
+FLIP_STRETCHES = (1.0, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class FitConfig:
     num_prototypes: tuple[int, ...] = (1, 2, 4)  # candidates, ascending; the held-out evidence chooses
     num_restarts: int = 1
     em_iterations: int = 12
-    flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+    flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25)
     temperings: tuple[float, ...] = (1.0, 0.8, 0.6)
     held_out_share: float = 0.15
 
@@ -73,11 +72,6 @@ class Prior:
     base: Array  # (L,) what offsets already carry of everyone's reward
     flip_rate: float = 0.0
 
-    @cached_property
-    def factor(self) -> Factor:
-        """The prototypes as factors: worked out once, not once a person."""
-        return gaussian(self.means, self.covariances)
-
     def stretched(self, factor: float, flip_rate: float) -> "Prior":
         """Return the prior whose rewards, base included, are `factor` times as large."""
         means = factor * (self.means + self.base) - self.base
@@ -89,7 +83,8 @@ class Task:
     """One person's E-step: everything it needs, and nothing about anyone else."""
 
     evidence: Evidence
-    prior: Prior
+    factor: Factor
+    flip_rate: float
     start: Array  # (K, L)
 
 
@@ -154,14 +149,14 @@ def choose_prior(
 ) -> tuple[Prior, list[Evidence], dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
-    More prototypes must gain more than one standard error of the paired difference. Returns the prior, the held-out
+    More prototypes must gain more than two standard errors of the paired difference. Returns the prior, the held-out
     people, and the mean held-out log evidence by K.
     """
     order = rng.permutation(len(people))
     num_held_out = max(1, round(config.held_out_share * len(people)))
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
-    starts = [start, start.stretched(*NOISY_START)] if len(config.flip_rates) > 1 else [start]
+    starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
     single = _fit_mixture(seen, starts, config, map_people)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
     modes = e_step(seen, single, single.means, map_people)
@@ -171,7 +166,7 @@ def choose_prior(
         evidence = logsumexp(e_step(held_out, prior, prior.means, map_people)[0], axis=1)
         by_size[K] = float(evidence.mean())
         gain = evidence - best_evidence  # infinite for the first
-        if len(by_size) == 1 or gain.mean() > gain.std() / np.sqrt(len(gain)):
+        if len(by_size) == 1 or gain.mean() > 2.0 * gain.std() / np.sqrt(len(gain)):
             best, best_evidence = prior, evidence
     return best, held_out, by_size
 
@@ -184,7 +179,7 @@ def run_em(
     for iteration in range(iterations):
         joint, means, covariances = e_step(people, prior, starts, map_people)
         prior, starts = m_step(prior, joint, means, covariances), means
-        if iteration % 4 == 3 and iteration < iterations - 1:
+        if iteration % 2 == 1 and iteration < iterations - 1 and len(config.flip_rates) > 1:
             prior = fit_flip_rate(people, prior, starts, config.flip_rates, map_people)
     return prior, e_step(people, prior, starts, map_people)[0]
 
@@ -195,7 +190,8 @@ def e_step(
     """Return each person's joint log evidence (U, K), means (U, K, L) and covariances (U, K, L, L)."""
     if starts.ndim == 2:
         starts = np.broadcast_to(starts, (len(people), *starts.shape))
-    tasks = [Task(evidence, prior, start) for evidence, start in zip(people, starts, strict=True)]
+    factor = gaussian(prior.means, prior.covariances)
+    tasks = [Task(evidence, factor, prior.flip_rate, start) for evidence, start in zip(people, starts, strict=True)]
     modes = list(map_people(person_mode, tasks))
     joint = np.array([mode.log_evidence for mode in modes]) + prior.log_weights
     return joint, np.array([mode.means for mode in modes]), np.linalg.inv(np.array([mode.precision for mode in modes]))
@@ -203,7 +199,7 @@ def e_step(
 
 def person_mode(task: Task) -> Mode:
     """Fit one person under every prototype: the unit of work to map over people."""
-    return fit_mode(task.evidence, task.evidence.weights, task.prior.flip_rate, task.prior.factor, task.start)
+    return fit_mode(task.evidence, task.evidence.weights, task.flip_rate, task.factor, task.start)
 
 
 def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prior:
@@ -227,9 +223,9 @@ def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prio
 def fit_flip_rate(
     people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
 ) -> Prior:
-    """Return the prior with the flip rate of highest evidence over (a spread sample of) the people.
+    """Return the prior with the neighbouring flip rate of highest evidence over (a spread sample of) the people.
 
-    A rate is tried with rewards stretched by several factors: the fit without it has shrunk them.
+    A higher rate is also tried with larger rewards: the fit without it has shrunk them.
     """
     every = max(1, len(people) // FLIP_SAMPLE)
     sample, origins = people[::every], starts[::every]
@@ -238,7 +234,10 @@ def fit_flip_rate(
         joint, _, _ = e_step(sample, candidate, origins, map_people)
         return float(logsumexp(joint, axis=1).sum())
 
-    candidates = [prior.stretched(factor, rate) for rate in rates for factor in FLIP_STRETCHES]
+    higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
+    lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
+    candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
+    candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
     return max([prior, *candidates], key=total)
 
 
@@ -299,7 +298,7 @@ def _mixture_starts(
         starts.append(m_step(single, joint, np.repeat(means, K, axis=1), np.repeat(covariances, K, axis=1)))
     # Flips and small rewards explain the same labels, and EM does not cross from one to the other: try both sides.
     if len(config.flip_rates) > 1:
-        starts += [start.stretched(*NOISY_START) for start in starts[:1]]
+        starts += [start.stretched(NOISY_STRETCH, config.flip_rates[-1]) for start in starts[:1]]
     return starts
 
 

@@ -20,7 +20,7 @@ from router.types import Array, Event, Evidence, Population, Posterior
 MAX_GROUPS = 512  # observations kept as rows
 KEPT_GROUPS = 384  # what a fold leaves of them
 FLIP_GRID = np.linspace(0.0, 0.45, 10)
-FLIP_PRIOR_STRENGTH = 20.0  # pseudo-labels behind the population's flip rate
+FLIP_PRIOR_STRENGTH = 10.0  # pseudo-labels behind the population's flip rate
 
 
 def prior(population: Population) -> Posterior:

@@ -104,6 +104,9 @@ class VariationalEncoder:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.net = _Encoder(self.inputs.shape[1])
+            # Inputs have unit length, so that the default initialisation would hardly tell one item from another.
+            nn.init.normal_(self.net.embed.weight, std=1.0)
+            nn.init.normal_(self.net.reward.weight, std=0.5)
         order = np.argsort(people, kind="stable")
         bounds = np.searchsorted(people[order], np.arange(people.max() + 2))
         offsets = pooled.scores(rows)
