@@ -20,6 +20,7 @@ from router.types import Array, Evidence, Population
 
 MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
 SMALLEST_VARIANCE = 1e-6
+TRACE = 1e-3  # of a person
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
 FLIP_STRETCHES = (1.0, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
@@ -208,8 +209,9 @@ def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prio
     shares = np.exp(log_softmax(joint, axis=1))  # (U, K)
     sizes = shares.sum(axis=0)
     pooled_mean = np.einsum("uk,ukl->l", shares, means) / U
-    # One pseudo-person at the mean keeps an emptying prototype from running away; minorities are hardly moved.
-    centers = (np.einsum("uk,ukl->kl", shares, means) + pooled_mean) / (sizes + 1.0)[:, None]
+    # A trace of the pooled mean keeps an empty prototype defined. More would add up over the iterations: one whole
+    # pseudo-person halved a minority's deviation.
+    centers = (np.einsum("uk,ukl->kl", shares, means) + TRACE * pooled_mean) / (sizes + TRACE)[:, None]
     deviations = means - centers
     scatter = np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
     scatter += np.einsum("uk,ukij->kij", shares, covariances, optimize=True)

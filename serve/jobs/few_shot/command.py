@@ -75,8 +75,6 @@ def few_shot(
     except DataError as error:
         raise click.ClickException(str(error)) from error
     records = results(answers)
-    if not records:
-        raise click.ClickException(f"nobody tested has more than {shots[-1]} labels; ask for fewer --shots")
     differences = paired(answers)
     click.echo(_table(records, differences))
     if json_path:

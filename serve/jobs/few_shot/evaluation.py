@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from router.types import Array
-from serve.jobs.few_shot.data import Judgements
+from serve.jobs.few_shot.data import DataError, Judgements
 from serve.jobs.few_shot.features import make_inputs
 from serve.jobs.few_shot.metrics import calibration_error, hits, losses, person_interval
 from serve.jobs.few_shot.models import Model, Pooled, Scratch, as_table
-from serve.jobs.few_shot.ours import Neighbours, Palate
+from serve.jobs.few_shot.ours import Neighbours, Palate, Tastes
 from serve.jobs.few_shot.peers import PerKind, SimplexMLE, VariationalEncoder
 from serve.jobs.few_shot.protocol import Person, Split, make_split
 
@@ -45,17 +45,20 @@ def run_seed(task: Task, seed: int, answers: Answers, progress: Progress) -> Non
     """Fit every model on one split and add everyone's answers. `progress` is told each step's name."""
     data, shots = task.data, task.shots
     split = make_split(data, max(shots), seed)
+    if not any(split.test.values()):
+        raise DataError(f"nobody tested has more than {max(shots)} labels; ask for fewer --shots")
     inputs = make_inputs(task.features, data.contexts, split.cold)
     pooled = Pooled(inputs, as_table(inputs, split.train, split.train_people))
     progress("pooled")
-    palate = Palate(inputs, pooled, split, shots, seed)
+    tastes = Tastes(inputs, split, seed)
+    palate = Palate(inputs, pooled, tastes, split, shots)
     progress("palate")
     models: dict[str, Model] = {"pooled": pooled, "palate": palate}
     models["simplex_mle"] = PerKind({k: SimplexMLE(inputs, pooled, *own, seed) for k, own in split.own.items()})
     progress("simplex_mle")
     models["vpl"] = PerKind({k: VariationalEncoder(inputs, pooled, *own, seed) for k, own in split.own.items()})
     progress("vpl")
-    models["scratch"], models["knn"] = Scratch(inputs), Neighbours(palate)
+    models["scratch"], models["knn"] = Scratch(inputs), Neighbours(pooled, tastes)
     for kind, people in split.test.items():
         for index, person in enumerate(people):
             other = people[(index + 1) % len(people)]
@@ -126,17 +129,20 @@ def _difference(answers: Answers, key: tuple[str, str, int], model: str, values:
 
 
 def _describe(palate: Palate, split: Split, seed: int) -> dict[str, object]:
-    population, groups = palate.population, palate.report.groups
+    population, groups = palate.tastes.population, palate.tastes.report.groups
     return {
         "seed": seed,
         "num_train_people": int(split.train_people.max()) + 1,
         "num_prototypes": population.num_prototypes,
-        "held_out_log_evidence": {str(K): value for K, value in palate.report.held_out_log_evidence.items()},
+        "held_out_log_evidence": {str(K): value for K, value in palate.tastes.report.held_out_log_evidence.items()},
         "mixture_weights": population.mixture_weights.tolist(),
         "flip_rate": population.flip_rate,
         "tempering": population.tempering,
         "group_shares": groups.shares.tolist(),
         "group_accuracy": [None if np.isnan(value) else float(value) for value in groups.accuracy],
         "worst_group": groups.worst,
-        "trust": {f"{kind}@{k}": list(weights) for (kind, k), weights in palate.trust.items()},
+        "trust": {
+            f"{kind} at {k}, {'seen' if seen else 'unseen'} texts": weights.tolist()
+            for (kind, k, seen), weights in palate.trust.items()
+        },
     }

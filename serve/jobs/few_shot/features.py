@@ -31,6 +31,7 @@ class Inputs:
     features: Array  # (n + 1, P)
     layout: FeatureLayout
     num_components: int  # columns that come from the text alone
+    num_shared: int  # columns before the seen items' indicators
 
     @property
     def base(self) -> Array:
@@ -41,6 +42,20 @@ class Inputs:
     def tastes(self) -> Array:
         """Inputs of people's differences, (n + 1, P)."""
         return np.asarray(self.features * self.layout.taste_scales)
+
+    @property
+    def is_seen(self) -> NDArray[np.bool_]:
+        """Whether an item has an indicator of its own, (n + 1,); the reference counts as seen."""
+        seen = np.asarray(self.features[:, self.num_shared :] != 0.0).sum(axis=1) > 0
+        seen[-1] = True
+        return np.asarray(seen)
+
+    @property
+    def text_only(self) -> Array:
+        """Features of items as if nobody had judged them, (n + 1, P)."""
+        features = self.features.copy()
+        features[:, self.num_shared :] = 0.0
+        return features
 
     @property
     def text(self) -> Array:
@@ -91,4 +106,4 @@ def make_inputs(features: Array, contexts: Index, cold: NDArray[np.bool_]) -> In
         taste_scales=np.concatenate([np.full(columns.shape[1], scale) for columns, _, scale in blocks]),
         fixed_rows=COMPONENT_SCALE * np.eye(C, P),
     )
-    return Inputs(raw, layout, C)
+    return Inputs(raw, layout, C, P - seen.shape[1])

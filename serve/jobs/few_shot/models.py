@@ -60,11 +60,20 @@ class Pooled:
 
     def __init__(self, inputs: Inputs, table: FeedbackTable) -> None:
         base, self.threshold = fit_base(table, inputs.base, ridge=1.0)
-        self.rewards = inputs.base @ base  # (n + 1,)
+        self.weights = base * inputs.layout.base_scales  # (P,)
+        self.rewards = self.rewards_of(inputs.features)  # (n + 1,)
+
+    def rewards_of(self, features: Array) -> Array:
+        """Return the shared reward of raw features (n + 1, P)."""
+        return np.asarray(features @ self.weights)
 
     def scores(self, rows: Rows) -> Array:
         """Return log-odds of each row, (M,)."""
-        return differences(self.rewards, rows) + rows[:, 2] * self.threshold
+        return self.scores_of(self.rewards, rows)
+
+    def scores_of(self, rewards: Array, rows: Rows) -> Array:
+        """Return log-odds of each row, (M,), for other rewards (n + 1,) of the items."""
+        return differences(rewards, rows) + rows[:, 2] * self.threshold
 
     def predict(self, kind: str, shots: Rows, questions: Rows) -> Array:
         """Return the shared opinion, whatever the shots."""
