@@ -23,6 +23,7 @@ SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
+SCALE_STRETCHES = (1 / 1.3, 1.3, 1.7)  # of rewards, tried with the flip rate as it is
 FLIP_STRETCHES = (1.0, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
 
 
@@ -180,7 +181,7 @@ def run_em(
     for iteration in range(iterations):
         joint, means, covariances = e_step(people, prior, starts, map_people)
         prior, starts = m_step(prior, joint, means, covariances), means
-        if iteration % 2 == 1 and iteration < iterations - 1 and len(config.flip_rates) > 1:
+        if iteration % 2 == 1 and iteration < iterations - 1:
             prior = fit_flip_rate(people, prior, starts, config.flip_rates, map_people)
     return prior, e_step(people, prior, starts, map_people)[0]
 
@@ -240,6 +241,8 @@ def fit_flip_rate(
     lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
     candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
     candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
+    # At the same rate too: EM finds the scale of rewards only slowly.
+    candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
     return max([prior, *candidates], key=total)
 
 
