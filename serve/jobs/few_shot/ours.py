@@ -28,7 +28,9 @@ CONFIG = FitConfig(
     temperings=(1.0, 0.85, 0.7),
 )
 NUM_NEIGHBOURS = 25
-TRUST_RIDGE = 20.0  # pseudo-weight behind trusting the posterior alone
+TRUST_RIDGE = 2.0  # pseudo-weight behind trusting the posterior alone
+ALONE = np.array([1.0, 0.0, 0.0])
+POOLED = np.array([0.0, 0.0, 1.0])
 
 
 class Tastes:
@@ -97,8 +99,7 @@ class Palate:
             return self.pooled.predict(kind, shots, questions)
         opinions = self._opinions(kind, shots, questions, self.tastes.phi, self.pooled.rewards)
         seen = self.is_seen[questions[:, :2]].all(axis=1)
-        alone = np.array([1.0, 0.0, 0.0])
-        known, unknown = (self.trust.get((kind, len(shots), which), alone) for which in (True, False))
+        known, unknown = (self.trust.get((kind, len(shots), which), ALONE) for which in (True, False))
         return np.asarray(expit(np.where(seen, opinions @ known, opinions @ unknown)))
 
     def _opinions(self, kind: str, shots: Rows, questions: Rows, phi: Array, rewards: Array) -> Array:
@@ -113,20 +114,23 @@ class Palate:
         Unseen texts are rehearsed on seen ones with everything but the text's own features taken away.
         """
         people = split.calibration[kind]
-        alone = np.array([1.0, 0.0, 0.0])
         if not people:
-            return alone
+            return ALONE
         phi, rewards = (self.tastes.phi, self.pooled.rewards) if seen else (self.tastes.text_phi, self.text_rewards)
-        opinions = np.concatenate(
-            [self._opinions(kind, person.shots[:k], person.warm, phi, rewards) for person in people]
-        )
+        asked = [self._opinions(kind, person.shots[:k], person.warm, phi, rewards) for person in people]
+        opinions = np.concatenate(asked)
 
         def loss(weights: Array) -> tuple[float, Array]:
-            scores, gap = opinions @ weights, weights - alone
+            scores, gap = opinions @ weights, weights - ALONE
             value = float(np.logaddexp(0.0, -scores).sum()) + TRUST_RIDGE * float(gap @ gap)
             return value, 2.0 * TRUST_RIDGE * gap - expit(-scores) @ opinions
 
-        return np.asarray(minimize(loss, alone, jac=True, method="L-BFGS-B", bounds=[(0.0, 2.0)] * 3).x)
+        fitted = np.asarray(minimize(loss, ALONE, jac=True, method="L-BFGS-B", bounds=[(0.0, 2.0)] * 3).x)
+        gains = np.array(
+            [np.mean(np.logaddexp(0.0, -own @ POOLED) - np.logaddexp(0.0, -own @ fitted)) for own in asked]
+        )
+        # Without a gain beyond its standard error there is no taste to speak of: do no harm.
+        return fitted if gains.mean() > gains.std() / np.sqrt(len(gains)) else POOLED
 
 
 class Neighbours:

@@ -16,6 +16,7 @@ from serve.jobs.few_shot.data import Index, Judgements
 
 TEST_SHARE = 0.2
 COLD_SHARE = 0.2
+CALIBRATION_SHARE = 0.15  # of the training people
 MAX_QUESTIONS = 30
 Rows = Index  # (M, 3): item whose reward adds, item whose reward is taken off (-1: the reference), threshold sign
 Limits = tuple[NDArray[np.bool_], int]  # which judgements (M,) are of warm items; the most shots
@@ -67,7 +68,7 @@ def make_split(data: Judgements, max_shots: int, seed: int) -> Split:
     own = {kinds[0]: (rows[keep], train_people)}
     if data.has_ratings:
         own["pairs"] = _matched(rows[keep], train_people)
-    calibrating = np.sort(rng.permutation(len(trained))[: round(0.12 * len(trained))])
+    calibrating = np.sort(rng.permutation(len(trained))[: round(CALIBRATION_SHARE * len(trained))])
     test: dict[str, tuple[Person, ...]] = {}
     calibration: dict[str, tuple[Person, ...]] = {}
     for kind in kinds:
