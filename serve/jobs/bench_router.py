@@ -220,7 +220,7 @@ def make_table(people: int, rng: np.random.Generator) -> FeedbackTable:
 def measure_fits(sizes: Sequence[int]) -> list[Fit]:
     """Fit a population of each size; the bar counts persons' E-steps."""
     fits: list[Fit] = []
-    with tqdm(total=sum(map(num_e_steps, sizes)), desc="fit", unit=" persons", unit_scale=True, file=sys.stderr) as bar:
+    with tqdm(desc="fit", unit=" persons", unit_scale=True, file=sys.stderr) as bar:
 
         def counted(function: Callable[[Task], Mode], tasks: Sequence[Task]) -> Iterable[Mode]:
             for task in tasks:
@@ -244,13 +244,6 @@ def measure_fits(sizes: Sequence[int]) -> list[Fit]:
                 )
             )
     return fits
-
-
-def num_e_steps(people: int) -> int:
-    """Return how many persons' E-steps a fit to `people` makes with the options of this benchmark."""
-    held_out = max(1, round(FIT.held_out_share * people))
-    single_and_mixture = 2 * (FIT.em_iterations + 1) + 1
-    return single_and_mixture * (people - held_out) + held_out + 4 * people
 
 
 def fit_options() -> dict[str, int]:

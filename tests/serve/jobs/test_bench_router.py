@@ -1,16 +1,13 @@
 """The preference core's benchmark runs small and reports every operation and fit."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from router.laplace import Mode
-from router.population import Task, fit_population, plain_layout
-from serve.jobs.bench_router import FIT, SIZES, Fit, Timing, make_table, num_e_steps, router
+from serve.jobs.bench_router import SIZES, Fit, Timing, router
 
 
 def test_it_prints_tables_and_writes_the_figures(tmp_path: Path) -> None:
@@ -34,18 +31,6 @@ def test_it_prints_tables_and_writes_the_figures(tmp_path: Path) -> None:
     assert fits[1]["seconds_per_1000"] == pytest.approx(fits[1]["seconds"] / 0.08)
     assert fits[1]["growth"] == pytest.approx(np.log2(fits[1]["seconds"] / fits[0]["seconds"]))
     assert all(value > 0 for value in report["fit_options"].values())
-
-
-def test_the_bar_knows_how_long_a_fit_is() -> None:
-    done: list[Task] = []
-
-    def counted(function: Callable[[Task], Mode], tasks: Sequence[Task]) -> Iterable[Mode]:
-        done.extend(tasks)
-        return map(function, tasks)
-
-    table = make_table(30, np.random.default_rng(1))
-    fit_population(table, plain_layout(table.features), FIT, 0, counted)
-    assert len(done) == num_e_steps(30)
 
 
 @pytest.mark.parametrize("people", ["ten", "5", "40,30", "40,x"])
