@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -238,6 +239,7 @@ class VllmEngine:
         )
 
 
+@functools.cache  # making a pydantic class takes tens of milliseconds
 def _request_classes() -> tuple[Any, Any]:
     """vLLM's request models, told not to check lengths: the engine does, and names both numbers."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest  # noqa: PLC0415
