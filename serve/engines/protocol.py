@@ -5,13 +5,23 @@ The messages are msgspec structs, since they also cross processes. Knows neither
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from router.groups import Aggregate
+from router.mixture import Mixture
+from router.selection import DEFAULT_GATE, GuardLimits
+from router.types import Array
+from serve.engines.feature_space import FeatureSpace
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+ARM_FAILED = "error"  # the finish reason of an arm that broke off while others go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,50 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     ignore_eos: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class EngineArm:
+    """One candidate's way of being generated; without anything set it is the untouched base model."""
+
+    coeffs: tuple[float, ...] = ()  # (P,) of the feature space's directions
+    dose: float = 0.0  # length of the added vector relative to each token's residual norm
+    adapter: str | None = None  # name among the engine's adapters
+    instruction: str | None = None  # put before the conversation as a system message
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Readout:
+    """From the engine's features (N, P) to the reward features (N, D) that judges weigh."""
+
+    basis: Array  # (D, P)
+    center: Array  # (P,)
+    scale: Array  # (P,)
+
+    def __call__(self, features: NDArray[np.float32]) -> Array:
+        """Map (..., P) to (..., D)."""
+        return np.asarray(((features - self.center) / self.scale) @ self.basis.T)
+
+
+@dataclass(frozen=True, eq=False)
+class BestOf:
+    """How the answer is chosen among a request's arms, of which the first is the base.
+
+    Without a judge nothing is chosen: the arms are served in order, and only measured.
+    """
+
+    readout: Readout | None = None
+    judges: tuple[Mixture, ...] = ()  # reward weights of each person the answer is for
+    aggregate: Aggregate = Aggregate.MEAN  # how several persons' rewards are joined
+    gate: float = DEFAULT_GATE
+    limits: GuardLimits = field(default_factory=GuardLimits)
+    checkpoints: tuple[int, ...] = ()  # generated tokens at which losers are aborted; none: all run to their end
+    num_best: int = 1  # answers to return, the winner first
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One prompt and how to answer it. Exactly one of `chat`, `text` and `token_ids` is set."""
+    """One prompt and how to answer it. Exactly one of `chat`, `text` and `token_ids` is set.
+
+    With `arms` there is one sequence an arm, whatever `sampling.n` says, and `best_of` says which are served.
+    """
 
     request_id: str
     sampling: Sampling
@@ -64,6 +116,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     response_format: dict[str, Any] | None = None  # OpenAI's object: json_object or json_schema
     is_streaming: bool = False
     prompt_param: str = "messages"  # the parameter an error about the prompt names
+    arms: tuple[EngineArm, ...] = ()
+    best_of: BestOf | None = None
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -100,14 +154,75 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[ToolCallDelta] | None = None
     reasoning: str | None = None
+    token_ids: list[int] | None = None  # only from `Engine.candidates`
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a request's arms; N of them, in the plan's order."""
+
+    order: list[int]  # the arms served, the winner first
+    reason: str  # of `router.selection.Reason`
+    prob_over_base: float
+    rewards: list[float]  # (N,) in logits of a comparison; NaN where an arm was not measured at the end
+    stds: list[float]  # (N,)
+    penalties: list[float]  # (N,)
+    num_tokens: list[int]  # (N,) generated
+    features: bytes  # (N, P) float32 little-endian; NaN rows where an arm has none
+    num_features: int  # P
+    feature_space: str  # its id
+    choosing_s: float  # from the last token to the choice
+
+    def features_array(self) -> NDArray[np.float32]:
+        """Return the features, (N, P)."""
+        return np.frombuffer(self.features, dtype="<f4").reshape(-1, self.num_features).astype(np.float32)
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """One step of a generation. Without streaming there is one for each finished choice, or one for all."""
+    """One step of a generation. Without streaming there is one for each finished choice, or one for all.
+
+    With arms the last output carries the verdict.
+    """
 
     num_prompt_tokens: int
     num_cached_tokens: int
     deltas: list[Delta]
+    verdict: Verdict | None = None
+
+
+class MeasureRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Texts to read as answers to one prompt. Exactly one of `chat` and `text` is set."""
+
+    request_id: str
+    answers: list[str]
+    chat: ChatInput | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Features:
+    """Features of sequences in the engine's feature space, and how many generated tokens stand behind each."""
+
+    feature_space: str  # its id
+    counts: tuple[int, ...]  # (N,); 0 where there is nothing yet
+    values: NDArray[np.float32]  # (N, P); NaN where the count is 0
+
+
+class CandidateRun(Protocol):
+    """The arms of one request while they are generated."""
+
+    def outputs(self) -> AsyncIterator[Output]:
+        """Yield steps; `Delta.index` is the arm. An arm that breaks off ends with the finish reason `ARM_FAILED`.
+
+        Raises:
+            InvalidRequest: before the first output.
+            EngineUnavailable: when no arm can go on.
+        """
+
+    async def features(self, arms: Sequence[int]) -> Features:
+        """Read the features of some arms, running or finished, in one call."""
+
+    async def abort(self, arms: Sequence[int]) -> None:
+        """Stop some arms; they yield no more."""
 
 
 class Engine(Protocol):
@@ -116,6 +231,10 @@ class Engine(Protocol):
     @property
     def model(self) -> ModelInfo:
         """The model; known after `start`."""
+
+    @property
+    def feature_space(self) -> FeatureSpace | None:
+        """What its states are read and steered in; None where the engine can do neither."""
 
     async def start(self) -> None:
         """Load the model. Raises ModelUnavailable or ConfigurationError."""
@@ -129,6 +248,12 @@ class Engine(Protocol):
             InvalidRequest: before the first output.
             EngineUnavailable: at any time.
         """
+
+    def candidates(self, request: GenerationRequest) -> AbstractAsyncContextManager[CandidateRun]:
+        """Begin a request's arms; leaving the context aborts what still runs and forgets their states."""
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers by prefill, (N, P); the same features as if they had been generated."""
 
     async def check_health(self) -> None:
         """Raise EngineUnavailable if the engine cannot go on."""

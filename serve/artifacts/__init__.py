@@ -1,0 +1,1 @@
+"""Versioned artifacts: what was learned from everyone, published to the request path."""

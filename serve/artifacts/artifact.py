@@ -1,0 +1,76 @@
+"""One version of what was learned from everyone: the population, how it steers, and what can be asked and said.
+
+An artifact is fitted in one feature space of one model. Its folder: `manifest.json` (version, feature space, metrics,
+hashes of the other files), `population.safetensors`, and optionally questions and adapters. Knows neither engines nor
+stores; safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from router.routing import SteeringSpace
+from router.types import Arm, Array, Population
+from serve.engines.feature_space import FeatureSpace
+from serve.engines.protocol import EngineArm, Readout
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Question:
+    """Two answers to one prompt that can be put to a person."""
+
+    prompt: str
+    answers: tuple[str, str]
+    features: Array  # (2, P)
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """What the request path needs of one version."""
+
+    population: Population  # over the feature space's P features; its `version` is the artifact's
+    feature_space: FeatureSpace
+    response: Array  # (D, D): Cov(φ, φ) over plain answers
+    audit: dict[str, bool] = field(default_factory=dict)  # named direction -> may steer; absent: it may
+    max_dose: float = 0.2
+    adapters: tuple[str | None, ...] = ()  # (K,) name of each prototype's adapter; empty: none
+    instructions: tuple[str, ...] = ()  # shared style sentences
+    instruction_effects: Array | None = None  # (I, D)
+    questions: tuple[Question, ...] = ()  # opening questions first
+
+    @property
+    def version(self) -> str:
+        """The artifact's version."""
+        return self.population.version
+
+    @cached_property
+    def space(self) -> SteeringSpace:
+        """The population with what steering does in its directions."""
+        population = self.population
+        directions = self.feature_space.directions.astype(np.float64) @ self._to_engine.T  # (H, D)
+        allowed = tuple(self.audit.get(name, True) for name in population.attribute_names) or (
+            (True,) * population.num_features
+        )
+        adapters = self.adapters or (None,) * population.num_prototypes
+        metric = directions.T @ directions
+        return SteeringSpace(population, metric, self.response, allowed, adapters, self.max_dose)
+
+    @cached_property
+    def _to_engine(self) -> Array:
+        """Coefficients of the engine's directions per reward feature, (D, P)."""
+        return self.population.basis / self.population.scale
+
+    @cached_property
+    def readout(self) -> Readout:
+        """From the engine's features to reward features."""
+        return Readout(self.population.basis, self.population.center, self.population.scale)
+
+    def engine_arm(self, arm: Arm) -> EngineArm:
+        """Express an arm in the engine's directions."""
+        coeffs: tuple[float, ...] = ()
+        if arm.dose > 0.0:
+            coeffs = tuple((arm.steering_coefficients @ self._to_engine).tolist())
+        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction)
