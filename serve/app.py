@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.config import Config, Secrets, load
+from serve.engines.best_of import generate
 from serve.engines.factory import create_engine
-from serve.engines.protocol import GenerationRequest, ModelInfo, Output, Sampling
+from serve.engines.protocol import Features, GenerationRequest, MeasureRequest, ModelInfo, Output, Sampling
 from serve.errors import PalateError
 from serve.home import Home
 from serve.listener import Listener
@@ -63,7 +64,7 @@ class EngineDeployment:
         failure: Failure | None = None
         with self._metrics.generations_running.track_inprogress():
             try:
-                async for output in self._engine.generate(request):
+                async for output in generate(self._engine, request):
                     take(output)
             except PalateError as error:
                 failure = Failure.of(error)
@@ -71,6 +72,13 @@ class EngineDeployment:
             return failure or outputs
         self._sender.send(reply_to, failure=failure)
         return None
+
+    async def measure(self, request: MeasureRequest) -> Features | Failure:
+        """Read given answers."""
+        try:
+            return await self._engine.measure(request)
+        except PalateError as error:
+            return Failure.of(error)
 
     async def probe(self) -> ModelInfo | Failure:
         """Describe the model, if a token can be generated."""

@@ -106,6 +106,10 @@ class EngineConfig(Section):
     max_queued_requests: int = Field(
         64, ge=0, le=1_000_000, description="Requests that wait for a replica; beyond that the answer is 429."
     )
+    max_loras: int = Field(
+        0, ge=0, le=1_024, description="LoRA adapters in one batch; 0 serves without adapters, which is faster."
+    )
+    max_lora_rank: int = Field(16, ge=1, le=512, description="Largest rank of an adapter.")
     health_check_period_s: float = Field(1.0, gt=0, le=600, description="How often Ray Serve asks a replica.")
     drain_timeout_s: float = Field(20.0, ge=0, le=3_600, description="Time running requests get at shutdown.")
 

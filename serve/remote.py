@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from serve.engines.protocol import GenerationRequest, ModelInfo, Output
+from serve.engines.protocol import Features, GenerationRequest, MeasureRequest, ModelInfo, Output
 from serve.errors import DeadlineExceeded, EngineUnavailable, GenerationFailed, Overloaded, PalateError
 from serve.transport import Failure, Frame, OutputReceiver, ReplyTo
 
@@ -52,14 +52,21 @@ class RayService:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate on some replica; closing the generator cancels it there."""
-        if not self._is_ready:
-            raise EngineUnavailable("No engine is ready: it is starting, or being restarted.")
+        self._check_ready()
         answers = self._stream(request) if request.is_streaming else self._whole(request)
         try:
             async for output in answers:
                 yield output
         finally:
             await answers.aclose()
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers on some replica."""
+        self._check_ready()
+        result: Features | Failure = await self._call(self._handle.measure.remote(request))
+        if isinstance(result, Failure):
+            raise result.error()
+        return result
 
     async def shutdown(self) -> None:
         """Stop watching."""
@@ -68,17 +75,23 @@ class RayService:
         await self._receiver.shutdown()
 
     async def _whole(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
-        call = self._handle.generate.remote(request, None)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                result: list[Output] | Failure = await call
-        except BaseException as error:
-            call.cancel()
-            raise self._translated(error) from error
+        result: list[Output] | Failure = await self._call(self._handle.generate.remote(request, None))
         if isinstance(result, Failure):
             raise result.error()
         for output in result:
             yield output
+
+    def _check_ready(self) -> None:
+        if not self._is_ready:
+            raise EngineUnavailable("No engine is ready: it is starting, or being restarted.")
+
+    async def _call(self, call: DeploymentResponse[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except BaseException as error:
+            call.cancel()
+            raise self._translated(error) from error
 
     async def _stream(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         reply_to, queue = self._receiver.open()

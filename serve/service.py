@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from serve.engines.protocol import Engine, GenerationRequest, ModelInfo, Output
+from serve.engines.best_of import generate
+from serve.engines.protocol import Engine, Features, GenerationRequest, MeasureRequest, ModelInfo, Output
 from serve.errors import EngineUnavailable
 
 
@@ -17,6 +18,9 @@ class Service(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate; closing the generator aborts. Raises PalateError."""
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers. Raises PalateError."""
 
     async def model(self) -> ModelInfo:
         """Describe the model. Raises EngineUnavailable while none is up."""
@@ -33,7 +37,11 @@ class LocalService:
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate; see the protocol."""
-        return self._engine.generate(request)
+        return generate(self._engine, request)
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers."""
+        return await self._engine.measure(request)
 
     async def model(self) -> ModelInfo:
         """Describe the model."""

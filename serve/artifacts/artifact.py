@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.routing import SteeringSpace
 from router.types import Arm, Array, Population
@@ -24,7 +25,7 @@ class Question:
 
     prompt: str
     answers: tuple[str, str]
-    features: Array  # (2, P)
+    features: NDArray[np.float32]  # (2, P)
 
 
 @dataclass(frozen=True, eq=False)

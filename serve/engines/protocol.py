@@ -32,6 +32,7 @@ class ModelInfo:
     max_model_len: int
     has_tools: bool
     created: int  # Unix time in seconds
+    feature_space: str | None = None  # id of what its states are read and steered in
 
 
 class ChatInput(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,6 +101,10 @@ class BestOf:
     limits: GuardLimits = field(default_factory=GuardLimits)
     checkpoints: tuple[int, ...] = ()  # generated tokens at which losers are aborted; none: all run to their end
     num_best: int = 1  # answers to return, the winner first
+
+    def marks(self) -> tuple[int, ...]:
+        """Numbers of measured tokens at the checkpoints: the last token of an answer is not measured."""
+        return tuple(checkpoint - 1 for checkpoint in self.checkpoints)
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -218,8 +223,12 @@ class CandidateRun(Protocol):
             EngineUnavailable: when no arm can go on.
         """
 
-    async def features(self, arms: Sequence[int]) -> Features:
-        """Read the features of some arms, running or finished, in one call."""
+    async def features(self, arms: Sequence[int], mark: int | None = None) -> Features:
+        """Read the features of some arms, running or finished, in one call.
+
+        With `mark`, one of `BestOf.marks`, as they were when that many of an arm's tokens were measured, so that
+        what is read does not depend on when.
+        """
 
     async def abort(self, arms: Sequence[int]) -> None:
         """Stop some arms; they yield no more."""

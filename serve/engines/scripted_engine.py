@@ -2,8 +2,9 @@
 
 The answer is drawn from a small vocabulary by a hash of prompt, seed and choice; a token is a word. Directives in the
 prompt bring about what a real engine does rarely: `[[say: …]]` answers literally, `[[tokens: N]]` sets the length,
-`[[delay: S]]` waits S seconds before each token, `[[fail: N]]` breaks off after N tokens, `[[die]]` ends the process,
-`[[sick]]` makes the health check fail from then on.
+`[[delay: S]]` waits S seconds before each token, `[[fail: N]]` breaks off after N tokens, `[[fail_arm: I]]` breaks off
+one arm, `[[die]]` ends the process, `[[sick]]` makes the health check fail from then on. Steering tilts the choice of
+words along their features, and what is measured of an answer is the mean over its words (`scripted_words`).
 """
 
 from __future__ import annotations
@@ -18,44 +19,37 @@ import random
 import re
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
+from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import (
+    ARM_FAILED,
+    CandidateRun,
     ChatInput,
     Delta,
+    EngineArm,
+    Features,
     GenerationRequest,
+    MeasureRequest,
     ModelInfo,
     Output,
     TokenLogprob,
     ToolCallDelta,
     TopLogprob,
 )
+from serve.engines.scripted_words import (
+    TOKEN,
+    VOCABULARY,
+    features_of_words,
+    scripted_feature_space,
+    with_ids,
+    word_weights,
+)
 from serve.errors import ContextLengthExceeded, EngineUnavailable, GenerationFailed, InvalidRequest
 
-VOCABULARY = (
-    *("a", "answer", "and", "any", "as", "at", "be", "but", "by", "can", "clear", "do", "each", "for", "from", "good"),
-    *("has", "here", "if", "in", "is", "it", "just", "like", "long", "may", "more", "not", "of", "on", "one", "or"),
-    *(
-        "plain",
-        "say",
-        "short",
-        "so",
-        "some",
-        "that",
-        "the",
-        "then",
-        "there",
-        "this",
-        "to",
-        "use",
-        "way",
-        "well",
-        "what",
-    ),
-)
 DEFAULT_LENGTH = 24
-TOKEN = re.compile(r"\s*\S+|\s+$")
 DIRECTIVE = re.compile(r"\[\[(\w+)(?::\s*(.*?))?\]\]", re.DOTALL)
 
 
@@ -79,13 +73,24 @@ class ScriptedEngine:
         return self._model
 
     @property
+    def feature_space(self) -> FeatureSpace:
+        """Features are the words' own."""
+        return scripted_feature_space(self._name)
+
+    @property
     def num_running(self) -> int:
         """Generations in flight."""
         return self._num_running
 
     async def start(self) -> None:
         """Be ready."""
-        self._model = ModelInfo(self._name, self._max_model_len, has_tools=True, created=int(time.time()))
+        self._model = ModelInfo(
+            self._name,
+            self._max_model_len,
+            has_tools=True,
+            created=int(time.time()),
+            feature_space=self.feature_space.id,
+        )
 
     async def check_health(self) -> None:
         """Raise EngineUnavailable before `start`, after `shutdown`, and once told to be sick."""
@@ -128,6 +133,29 @@ class ScriptedEngine:
         finally:
             self._num_running -= 1
 
+    @asynccontextmanager
+    async def candidates(self, request: GenerationRequest) -> AsyncIterator[CandidateRun]:
+        """Begin a request's arms; see the protocol."""
+        model = self.model
+        prompt = _prompt_text(request)
+        num_prompt_tokens = len(TOKEN.findall(prompt))
+        if num_prompt_tokens >= model.max_model_len:
+            raise ContextLengthExceeded.of(num_prompt_tokens, model.max_model_len, request.prompt_param)
+        _validate_response_format(request.response_format)
+        directives: dict[str, str] = dict(DIRECTIVE.findall(prompt))
+        self._obey(directives)
+        room = model.max_model_len - num_prompt_tokens
+        choices = [_Choice(request, prompt, index, directives, room, arm) for index, arm in enumerate(request.arms)]
+        self._num_running += len(choices)
+        try:
+            yield _ScriptedRun(request, choices, directives, num_prompt_tokens, self.feature_space.id)
+        finally:
+            self._num_running -= len(choices)
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers; see the protocol."""
+        return features_of_words([TOKEN.findall(answer) for answer in request.answers], self.feature_space.id)
+
     def _obey(self, directives: dict[str, str]) -> None:
         if "sick" in directives:
             self._is_sick = True
@@ -139,9 +167,16 @@ class _Choice:
     """One choice on its way: its words, cut by `stop` and `max_tokens`."""
 
     def __init__(
-        self, request: GenerationRequest, prompt: str, index: int, directives: dict[str, str], room: int
+        self,
+        request: GenerationRequest,
+        prompt: str,
+        index: int,
+        directives: dict[str, str],
+        room: int,
+        arm: EngineArm | None = None,
     ) -> None:
         sampling = request.sampling
+        self._weights = word_weights(arm)
         self._index = index
         self._num_logprobs = sampling.num_logprobs
         self._rng = _rng(prompt, sampling.seed, index, sampling.temperature)
@@ -162,7 +197,7 @@ class _Choice:
             words = TOKEN.findall(directives["say"])
         else:
             length = int(directives.get("tokens") or DEFAULT_LENGTH)
-            words = [self._rng.choice(VOCABULARY) for _ in range(length)]
+            words = [self._word() for _ in range(length)]
             words = [words[0].capitalize(), *(f" {word}" for word in words[1:])] if words else []
             if words:
                 words[-1] += "."
@@ -173,6 +208,16 @@ class _Choice:
         if ends:
             words, finish_reason = TOKEN.findall(text[: min(text.index(stop) for stop in ends)]), "stop"
         return words or [""], finish_reason
+
+    def _word(self) -> str:
+        if self._weights is None:
+            return self._rng.choice(VOCABULARY)
+        return self._rng.choices(VOCABULARY, self._weights)[0]
+
+    @property
+    def words(self) -> list[str]:
+        """Everything said so far, word by word."""
+        return [delta.text for delta in self._said]
 
     @property
     def is_finished(self) -> bool:
@@ -214,6 +259,59 @@ class _Choice:
             logprobs=logprobs,
             tool_calls=self._tool_calls,
         )
+
+
+class _ScriptedRun:
+    """The arms of one request, a word a step."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        choices: list[_Choice],
+        directives: dict[str, str],
+        num_prompt_tokens: int,
+        feature_space: str,
+    ) -> None:
+        self._request = request
+        self._choices = choices
+        self._directives = directives
+        self._num_prompt_tokens = num_prompt_tokens
+        self._feature_space = feature_space
+        self._aborted: set[int] = set()
+
+    async def outputs(self) -> AsyncIterator[Output]:
+        """Yield steps; see the protocol."""
+        delay_s, fail_after = float(self._directives.get("delay") or 0), self._directives.get("fail")
+        failing = {int(arm) for arm in self._directives.get("fail_arm", "").split(",") if arm}
+        if failing >= set(range(len(self._choices))):
+            raise GenerationFailed("The scripted engine was told to fail.")
+        for step in itertools.count():
+            if fail_after is not None and step >= int(fail_after or 0):
+                raise GenerationFailed("The scripted engine was told to fail.")
+            await asyncio.sleep(delay_s)
+            deltas = [Delta(index, finish_reason=ARM_FAILED) for index in sorted(failing - self._aborted)]
+            self._aborted |= failing
+            running = [index for index in range(len(self._choices)) if index not in self._aborted]
+            stepped = [(index, delta) for index in running if (delta := self._choices[index].advance()) is not None]
+            if not self._request.is_streaming:
+                stepped = [(index, self._choices[index].whole()) for index, _ in stepped if self._is_done(index)]
+            deltas += [with_ids(delta) for _, delta in stepped]
+            if deltas:
+                yield Output(self._num_prompt_tokens, 0, deltas)
+            if all(self._is_done(index) for index in running):
+                return
+
+    async def features(self, arms: Sequence[int], mark: int | None = None) -> Features:
+        """Read the arms' features; the last word is not measured, as in a real engine."""
+        words = [self._choices[arm].words for arm in arms]
+        return features_of_words([said[: len(said) - 1][:mark] for said in words], self._feature_space)
+
+    async def abort(self, arms: Sequence[int]) -> None:
+        """Stop some arms."""
+        self._aborted |= set(arms)
+
+    def _is_done(self, index: int) -> bool:
+        return self._choices[index].is_finished
 
 
 def _prompt_text(request: GenerationRequest) -> str:

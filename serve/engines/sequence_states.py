@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -40,7 +40,12 @@ class _Sequence:
     next_position: int = 0
     count: int = 0
     parked: Tensor | None = None  # (L, H), the sums while there is no row
+    marked: dict[int, Tensor] = field(default_factory=dict)  # count -> (L, H), the sums as they were then
     is_forgotten: bool = False
+
+    def first_position(self, num_prompt_tokens: int) -> int:
+        """Position from which tokens count."""
+        return num_prompt_tokens if self.request.pool_from is None else self.request.pool_from
 
 
 class SequenceStates:
@@ -58,7 +63,7 @@ class SequenceStates:
         self._sums: list[Tensor] = []  # L of (rows, H)
         self._free_rows = list(range(len(bank) - 1, 0, -1))
         self._live: dict[str, _Sequence] = {}
-        self._finished: OrderedDict[str, tuple[int, Tensor]] = OrderedDict()
+        self._finished: OrderedDict[str, tuple[int, Tensor, dict[int, Tensor]]] = OrderedDict()
         self._max_finished = max_finished
 
     def pool_into(self, sums: Sequence[Tensor], max_finished: int) -> None:
@@ -115,7 +120,7 @@ class SequenceStates:
         if sequence is None:
             return
         if sequence.request.pool and not sequence.is_forgotten:
-            self._finished[sequence_id] = (sequence.count, self._sum_of(sequence))
+            self._finished[sequence_id] = (sequence.count, self._sum_of(sequence), sequence.marked)
             self._shrink()
         self._release_row(sequence)
 
@@ -126,24 +131,24 @@ class SequenceStates:
             if sequence_id in self._live:
                 self._live[sequence_id].is_forgotten = True
 
-    def read(self, sequence_ids: Sequence[str]) -> tuple[list[str], list[int], Tensor]:
+    def read(self, sequence_ids: Sequence[str], mark: int | None = None) -> tuple[list[str], list[int], Tensor]:
         """Return the ids that are known, the number of states behind each mean, and the means (N, L, H).
 
-        A mean of no states is zero.
+        With `mark`, a sequence that asked for it is read as it was at that count. A mean of no states is zero.
         """
         ids, counts, sums = [], [], []
         for sequence_id in sequence_ids:
             sequence = self._live.get(sequence_id)
             if sequence is not None and sequence.request.pool and not sequence.is_forgotten:
-                counts.append(sequence.count)
-                sums.append(self._sum_of(sequence))
+                count, total, marked = sequence.count, self._sum_of(sequence), sequence.marked
             elif sequence_id in self._finished:
-                count, total = self._finished[sequence_id]
-                counts.append(count)
-                sums.append(total)
+                count, total, marked = self._finished[sequence_id]
             else:
                 continue
+            is_marked = mark is not None and mark in marked
             ids.append(sequence_id)
+            counts.append(mark if is_marked and mark is not None else count)
+            sums.append(marked[mark] if is_marked and mark is not None else total)
         if not ids:
             return [], [], self._bank.new_zeros(0, len(self._sums), self._bank.shape[1])
         divisor = torch.tensor(counts, dtype=torch.float32, device=self._bank.device).clamp(min=1)
@@ -155,9 +160,10 @@ class SequenceStates:
         Returns `None` where no token of the step is steered or summed.
         """
         active = [
-            (offset, tokens, self._live[tokens.sequence_id])
+            (offset, tokens, sequence)
             for offset, tokens in zip(_offsets(batch), batch, strict=True)
-            if tokens.start + tokens.num_tokens > tokens.num_prompt_tokens and tokens.sequence_id in self._live
+            if (sequence := self._live.get(tokens.sequence_id)) is not None
+            and tokens.start + tokens.num_tokens > sequence.first_position(tokens.num_prompt_tokens)
         ]
         if not active:
             return None
@@ -168,8 +174,10 @@ class SequenceStates:
             row = self._row_of(sequence, in_batch)
             end = tokens.start + tokens.num_tokens
             first_steered = max(tokens.start, tokens.num_prompt_tokens)
-            first_new = max(first_steered, sequence.next_position)
-            if sequence.vector is not None:
+            first_new = max(tokens.start, sequence.first_position(tokens.num_prompt_tokens), sequence.next_position)
+            if sequence.count in sequence.request.marks and sequence.count not in sequence.marked:
+                sequence.marked[sequence.count] = self._sum_of(sequence)
+            if sequence.vector is not None and first_steered < end:
                 steer_rows[offset + first_steered - tokens.start : offset + tokens.num_tokens] = row
             if sequence.request.pool and not sequence.is_forgotten and first_new < end:
                 pool_rows[offset + first_new - tokens.start : offset + tokens.num_tokens] = row

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KEY = "palate"
-_FIELDS = {"coeffs", "dose", "pool"}
+_FIELDS = {"coeffs", "dose", "pool", "pool_from", "marks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,23 @@ class SteeringRequest:
         dose: length of the added vector as a share of each token's residual norm; `None` takes the length of
             `directions @ coeffs` as it is. The worker's `max_dose` caps either.
         pool: keep the running mean of the hidden states of the generated tokens.
+        pool_from: position from which tokens are pooled; `None` for the end of the prompt.
+        marks: numbers of pooled tokens at which the mean is kept besides, to be read later as it was then.
     """
 
     coeffs: tuple[float, ...] = ()
     dose: float | None = None
     pool: bool = False
+    pool_from: int | None = None
+    marks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(coeff) for coeff in self.coeffs):
             raise ValueError("Steering coefficients must be finite numbers.")
         if self.dose is not None and not (math.isfinite(self.dose) and self.dose >= 0):
             raise ValueError(f"The dose is a share of the residual norm, at least 0; not {self.dose}.")
+        if self.pool_from is not None and self.pool_from < 0:
+            raise ValueError(f"pool_from is a position, at least 0; not {self.pool_from}.")
 
     @property
     def is_steered(self) -> bool:
@@ -46,6 +52,10 @@ class SteeringRequest:
         fields: dict[str, Any] = {"coeffs": list(self.coeffs), "pool": self.pool}
         if self.dose is not None:
             fields["dose"] = self.dose
+        if self.pool_from is not None:
+            fields["pool_from"] = self.pool_from
+        if self.marks:
+            fields["marks"] = list(self.marks)
         return {KEY: fields}
 
 
@@ -61,11 +71,14 @@ def from_extra_args(extra_args: Mapping[str, Any] | None) -> SteeringRequest | N
     if not isinstance(fields, Mapping) or not set(fields) <= _FIELDS:
         raise ValueError(f"extra_args['{KEY}'] takes the keys {sorted(_FIELDS)}.")
     coeffs, dose, pool = fields.get("coeffs", ()), fields.get("dose"), fields.get("pool", False)
-    if not isinstance(coeffs, Sequence) or not isinstance(pool, bool):
-        raise ValueError("'coeffs' is a list of numbers and 'pool' a boolean.")
+    pool_from, marks = fields.get("pool_from"), fields.get("marks", ())
+    if not isinstance(coeffs, Sequence) or not isinstance(marks, Sequence) or not isinstance(pool, bool):
+        raise ValueError("'coeffs' and 'marks' are lists of numbers and 'pool' a boolean.")
     if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0)):
         raise ValueError("'coeffs' and 'dose' take numbers.")
-    return SteeringRequest(tuple(coeffs), dose, pool)
+    if not all(isinstance(number, int) for number in (*marks, pool_from or 0)):
+        raise ValueError("'marks' and 'pool_from' take whole numbers.")
+    return SteeringRequest(tuple(coeffs), dose, pool, pool_from, tuple(marks))
 
 
 def may_be_steered(extra_args: Mapping[str, Any] | None) -> bool:

@@ -9,24 +9,36 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from serve.config import EngineConfig, ModelConfig
+from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import (
+    CandidateRun,
     Delta,
+    EngineArm,
+    Features,
     GenerationRequest,
+    MeasureRequest,
     ModelInfo,
     Output,
+    Sampling,
     TokenLogprob,
     ToolCallDelta,
     TopLogprob,
 )
+from serve.engines.steering_request import SteeringRequest
+from serve.engines.vllm_candidates import PreparedArm, VllmCandidateRun, arm_arguments, read_features
+from serve.engines.worker_messages import engine_settings
 from serve.errors import (
     ConfigurationError,
     ContextLengthExceeded,
@@ -52,10 +64,12 @@ class _Prepared:
 class VllmEngine:
     """One vLLM engine; `start` takes 20 s to minutes, depending on the model."""
 
-    def __init__(self, model: ModelConfig, engine: EngineConfig, path: str) -> None:
+    def __init__(self, model: ModelConfig, engine: EngineConfig, path: str, space: FeatureSpace | None = None) -> None:
+        """Take the configuration; without a feature space the engine neither steers nor measures."""
         self._model_config = model
         self._engine_config = engine
         self._path = path
+        self._space = space
         self._llm: Any = None
         self._renderer: Any = None
         self._model: ModelInfo | None = None
@@ -66,6 +80,11 @@ class VllmEngine:
         if self._model is None:
             raise EngineUnavailable("The engine is still starting.")
         return self._model
+
+    @property
+    def feature_space(self) -> FeatureSpace | None:
+        """What states are read and steered in."""
+        return self._space
 
     async def start(self) -> None:
         """Load the model and start the engine's own process."""
@@ -79,6 +98,15 @@ class VllmEngine:
         if engine.num_gpus:
             arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
             arguments["tensor_parallel_size"] = engine.tensor_parallel_size
+        if self._space is not None:
+            arguments |= engine_settings(self._space.worker_config().layers)
+        if engine.max_loras:
+            arguments |= {
+                "enable_lora": True,
+                "max_loras": engine.max_loras,
+                "max_cpu_loras": max(engine.max_loras, 8),
+                "max_lora_rank": engine.max_lora_rank,
+            }
         try:
             self._llm = AsyncLLM.from_engine_args(
                 AsyncEngineArgs(
@@ -113,11 +141,17 @@ class VllmEngine:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"model.tool_parser or model.reasoning_parser does not fit: {error}") from error
         self._renderer.warmup()
+        if self._space is not None:
+            try:
+                await self._llm.collective_rpc("configure", args=(self._space.worker_config().to_message(),))
+            except Exception as error:  # vLLM wraps the worker's errors in its own
+                raise ConfigurationError(f"The feature space does not fit '{model.id}': {error}") from error
         self._model = ModelInfo(
             name=model.name,
             max_model_len=self._llm.model_config.max_model_len,
             has_tools=model.tool_parser is not None,
             created=int(time.time()),
+            feature_space=self._space.id if self._space else None,
         )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
@@ -130,8 +164,62 @@ class VllmEngine:
                 yield Output(
                     num_prompt_tokens=len(step.prompt_token_ids or ()),
                     num_cached_tokens=step.num_cached_tokens or 0,
-                    deltas=[self._delta(request, prepared, completion, has_called) for completion in step.outputs],
+                    deltas=[
+                        self._delta(request, prepared, completion, completion.index, has_called)
+                        for completion in step.outputs
+                    ],
                 )
+
+    @asynccontextmanager
+    async def candidates(self, request: GenerationRequest) -> AsyncIterator[CandidateRun]:
+        """Begin a request's arms; see the protocol."""
+        space = self._required_space()
+        param = request.prompt_param
+        with _translated_errors(param):
+            prompts = {
+                instruction: await self._prepare(instructed(request, instruction))
+                for instruction in {arm.instruction for arm in request.arms}
+            }
+        has_called = [False] * len(request.arms)
+        arms = [
+            self._prepared_arm(request, prompts[arm.instruction], index, arm, has_called)
+            for index, arm in enumerate(request.arms)
+        ]
+        run = VllmCandidateRun(self._llm, arms, space, functools.partial(_translated_errors, param))
+        try:
+            yield run
+        finally:
+            await run.close()
+
+    async def measure(self, request: MeasureRequest) -> Features:
+        """Read given answers by prefill; see the protocol."""
+        space = self._required_space()
+        with _translated_errors("candidates"):
+            prompt = GenerationRequest(request.request_id, Sampling(max_tokens=1), chat=request.chat, text=request.text)
+            prepared = await self._prepare(prompt)
+            prompt_ids: list[int] = list(prepared.engine_input["prompt_token_ids"])
+            tokenizer = self._llm.renderer.tokenizer
+            ids = [f"{request.request_id}.{index}" for index in range(len(request.answers))]
+            params = prepared.params.clone()
+            params.skip_reading_prefix_cache = True  # states of cached tokens are not computed, so not seen
+            params.extra_args = SteeringRequest(pool=True, pool_from=len(prompt_ids)).to_extra_args()
+            answers = [tokenizer.encode(answer, add_special_tokens=False) for answer in request.answers]
+            for answer in answers:
+                if len(prompt_ids) + len(answer) >= self.model.max_model_len:
+                    raise ContextLengthExceeded.of(
+                        len(prompt_ids) + len(answer), self.model.max_model_len, "candidates"
+                    )
+            try:
+                await asyncio.gather(
+                    *(
+                        self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
+                        for id_, answer in zip(ids, answers, strict=True)
+                        if answer
+                    )
+                )
+                return await read_features(self._llm, ids, space)
+            finally:
+                await self._llm.collective_rpc("free_states", args=(ids,))
 
     async def check_health(self) -> None:
         """Raise EngineUnavailable if vLLM's process is gone."""
@@ -170,19 +258,47 @@ class VllmEngine:
         params = chat.to_sampling_params(
             room if wanted is None else min(wanted, room), self._llm.model_config.get_diff_sampling_param()
         )
-        parsers: list[Any] = []
-        if request.chat and self._renderer.parser and (request.chat.tools or self._model_config.reasoning_parser):
-            kwargs = self._renderer.effective_chat_template_kwargs(chat)
-            parsers = [
-                self._renderer.parser(
-                    self._llm.renderer.tokenizer,
-                    chat.tools,
-                    chat_template_kwargs=kwargs,
-                    model_config=self._llm.model_config,
-                )
-                for _ in range(request.sampling.n)
-            ]
-        return _Prepared(engine_input, params, chat, parsers)
+        return _Prepared(engine_input, params, chat, self._parsers(request, chat))
+
+    def _parsers(self, request: GenerationRequest, chat: Any) -> list[Any]:
+        """Make vLLM's parser for the model, one a choice, where the request needs one."""
+        if not (request.chat and self._renderer.parser and (request.chat.tools or self._model_config.reasoning_parser)):
+            return []
+        kwargs = self._renderer.effective_chat_template_kwargs(chat)
+        return [
+            self._renderer.parser(
+                self._llm.renderer.tokenizer,
+                chat.tools,
+                chat_template_kwargs=kwargs,
+                model_config=self._llm.model_config,
+            )
+            for _ in range(request.sampling.n)
+        ]
+
+    def _required_space(self) -> FeatureSpace:
+        if self._space is None:
+            raise InvalidRequest("This server's engine has no feature space for its model: answers are not measured.")
+        return self._space
+
+    async def _read_through(self, prompt: Any, params: Any, request_id: str) -> None:
+        async for _ in self._llm.generate(prompt, params.clone(), request_id):
+            pass
+
+    def _prepared_arm(
+        self, request: GenerationRequest, prepared: _Prepared, index: int, arm: EngineArm, has_called: list[bool]
+    ) -> PreparedArm:
+        params = prepared.params.clone()
+        if params.seed is not None:
+            params.seed += index  # as vLLM itself does for the choices of one request
+        params.extra_args = arm_arguments(arm, request.best_of.marks() if request.best_of else ())
+        parsers = prepared.parsers if index == 0 else self._parsers(request, prepared.chat)
+        own = dataclasses.replace(prepared, params=params, parsers=parsers)
+
+        def to_delta(completion: Any) -> Delta:
+            delta = self._delta(request, own, completion, index, has_called)
+            return msgspec.structs.replace(delta, token_ids=list(completion.token_ids))
+
+        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, _lora(arm.adapter), to_delta)
 
     async def _render(self, request: GenerationRequest) -> tuple[Any, Any]:
         """Return vLLM's own request (chat or completion) and its tokenized prompt."""
@@ -209,8 +325,10 @@ class VllmEngine:
             raise InvalidRequest(inputs.error.message, param=inputs.error.param)
         return completion, inputs[0]
 
-    def _delta(self, request: GenerationRequest, prepared: _Prepared, completion: Any, has_called: list[bool]) -> Delta:
-        index, text = completion.index, completion.text
+    def _delta(
+        self, request: GenerationRequest, prepared: _Prepared, completion: Any, index: int, has_called: list[bool]
+    ) -> Delta:
+        text = completion.text
         finish_reason = completion.finish_reason
         if finish_reason in ("error", "abort"):
             raise GenerationFailed("The engine broke off this generation.")
@@ -237,6 +355,28 @@ class VllmEngine:
             tool_calls=calls,
             reasoning=reasoning,
         )
+
+
+def instructed(request: GenerationRequest, instruction: str | None) -> GenerationRequest:
+    """Put an instruction before the conversation: into its system message, or as one."""
+    if instruction is None or request.chat is None:
+        return request
+    first, *rest = request.chat.messages
+    if first.get("role") == "system" and isinstance(first.get("content"), str):
+        messages = [{**first, "content": f"{first['content']}\n\n{instruction}"}, *rest]
+    else:
+        messages = [{"role": "system", "content": instruction}, first, *rest]
+    return msgspec.structs.replace(request, chat=msgspec.structs.replace(request.chat, messages=messages))
+
+
+def _lora(adapter: str | None) -> Any:
+    """Name an adapter's folder to vLLM; its id is a hash, so that every replica agrees on it."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest  # noqa: PLC0415 - seconds
+
+    number = int.from_bytes(hashlib.sha256(adapter.encode()).digest()[:4], "big") % (2**31 - 1) + 1
+    return LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=adapter)
 
 
 @functools.cache  # making a pydantic class takes tens of milliseconds

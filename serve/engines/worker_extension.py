@@ -43,12 +43,13 @@ class PalateWorkerExtension:
         """
         _steerer_of(self).configure(WorkerConfig.from_message(message))
 
-    def read_states(self, request_ids: Sequence[str]) -> dict[str, Any] | None:
+    def read_states(self, request_ids: Sequence[str], mark: int | None = None) -> dict[str, Any] | None:
         """Return `States.to_message` for the ids that are known, in flight or finished.
 
-        Ids are those given to `AsyncLLM.generate`; child i of a request with n > 1 is `f"{i}_{request_id}"`.
+        With `mark`, those that named it among their marks are read as they were at that number of tokens. Ids are those
+        given to `AsyncLLM.generate`; child i of a request with n > 1 is `f"{i}_{request_id}"`.
         """
-        reply = _steerer_of(self).read_states(request_ids)
+        reply = _steerer_of(self).read_states(request_ids, mark)
         return reply.to_message() if self.rank == 0 else None  # type: ignore[attr-defined]
 
     def free_states(self, request_ids: Sequence[str]) -> None:
@@ -195,9 +196,9 @@ class Steerer:
         if sequence_id:
             self.states.finish(sequence_id)
 
-    def read_states(self, request_ids: Sequence[str]) -> States:
+    def read_states(self, request_ids: Sequence[str], mark: int | None = None) -> States:
         """Return mean states or features."""
-        ids, counts, means = self.states.read(request_ids)
+        ids, counts, means = self.states.read(request_ids, mark)
         if self.basis is not None:
             basis, mean, scale = self.basis
             means = ((means.flatten(1) - mean) / scale) @ basis.T  # (N, D)

@@ -1,0 +1,121 @@
+"""The arms of one request inside vLLM: one sequence each, in one continuous batch, merged into one stream of steps.
+
+Every arm has its own steering, adapter and seed; an arm that breaks off does not end the others. Features come from the
+worker extension. Knows vLLM's calls, not how requests are rendered (the engine does that) nor how an answer is chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serve.engines.feature_space import FeatureSpace
+from serve.engines.protocol import ARM_FAILED, Delta, EngineArm, Features, Output
+from serve.engines.steering_request import SteeringRequest
+from serve.engines.worker_messages import States
+from serve.errors import PalateError
+
+Translation = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedArm:
+    """One arm, ready for vLLM."""
+
+    id: str
+    engine_input: Any
+    params: Any
+    lora: Any
+    to_delta: Callable[[Any], Delta]  # from vLLM's completion; the index is the arm's
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    arm: int
+    error: PalateError | None = None
+
+
+class VllmCandidateRun:
+    """Runs the arms; see `CandidateRun`."""
+
+    def __init__(self, llm: Any, arms: Sequence[PreparedArm], space: FeatureSpace, translation: Translation) -> None:
+        """Take the arms; inside of `translation`, vLLM's errors become ours."""
+        self._llm = llm
+        self._arms = arms
+        self._space = space
+        self._translation = translation
+        self._queue: asyncio.Queue[Output | _Ended] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def outputs(self) -> AsyncIterator[Output]:
+        """Yield steps of all arms together; see the protocol."""
+        self._tasks = [asyncio.create_task(self._run(index)) for index in range(len(self._arms))]
+        running, is_any_served = set(range(len(self._arms))), False
+        while running:
+            news = [await self._queue.get()]
+            while not self._queue.empty():
+                news.append(self._queue.get_nowait())
+            steps = [item for item in news if isinstance(item, Output)]
+            ends = [item for item in news if isinstance(item, _Ended)]
+            deltas = [delta for step in steps for delta in step.deltas]
+            is_any_served = is_any_served or any(delta.finish_reason is not None for delta in deltas)
+            running -= {end.arm for end in ends}
+            failures = [end for end in ends if end.error is not None]
+            if failures and failures[-1].error is not None and not running and not is_any_served:
+                raise failures[-1].error
+            deltas += [Delta(failure.arm, finish_reason=ARM_FAILED) for failure in failures]
+            if deltas:
+                num_prompt_tokens = max((step.num_prompt_tokens for step in steps), default=0)
+                yield Output(num_prompt_tokens, max((step.num_cached_tokens for step in steps), default=0), deltas)
+
+    async def features(self, arms: Sequence[int], mark: int | None = None) -> Features:
+        """Read the arms' features; see the protocol."""
+        with self._translation():
+            return await read_features(self._llm, [self._arms[arm].id for arm in arms], self._space, mark)
+
+    async def abort(self, arms: Sequence[int]) -> None:
+        """Stop some arms."""
+        for arm in arms:
+            self._tasks[arm].cancel()
+        await asyncio.gather(*(self._tasks[arm] for arm in arms), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Abort what still runs and forget the states."""
+        await self.abort(range(len(self._tasks)))
+        with contextlib.suppress(PalateError), self._translation():
+            await self._llm.collective_rpc("free_states", args=([arm.id for arm in self._arms],))
+
+    async def _run(self, index: int) -> None:
+        arm, error = self._arms[index], None
+        try:
+            with self._translation():
+                async for step in self._llm.generate(arm.engine_input, arm.params, arm.id, lora_request=arm.lora):
+                    deltas = [arm.to_delta(completion) for completion in step.outputs]
+                    self._queue.put_nowait(
+                        Output(len(step.prompt_token_ids or ()), step.num_cached_tokens or 0, deltas)
+                    )
+        except PalateError as broken:
+            error = broken
+        finally:
+            self._queue.put_nowait(_Ended(index, error))
+
+
+def arm_arguments(arm: EngineArm, marks: tuple[int, ...]) -> dict[str, Any]:
+    """Give the sampling parameters' `extra_args` of an arm."""
+    return SteeringRequest(arm.coeffs, arm.dose, pool=True, marks=marks).to_extra_args()
+
+
+async def read_features(llm: Any, ids: Sequence[str], space: FeatureSpace, mark: int | None = None) -> Features:
+    """Read the features of sequences in one call."""
+    replies = await llm.collective_rpc("read_states", args=(list(ids), mark))
+    states = States.from_message(replies[0])
+    nothing = np.full(space.num_features, np.nan, dtype=np.float32)
+    counts = tuple(states.counts.get(id_, 0) for id_ in ids)
+    rows = [states.values[id_] if count else nothing for id_, count in zip(ids, counts, strict=True)]
+    return Features(states.version, counts, np.stack(rows))
