@@ -114,12 +114,44 @@ class EngineConfig(Section):
     drain_timeout_s: float = Field(20.0, ge=0, le=3_600, description="Time running requests get at shutdown.")
 
 
+class PersonalizationConfig(Section):
+    """How people's feedback shapes their answers."""
+
+    enabled: bool = Field(True, description="Off: every request gets the base model, and feedback is only kept.")
+    artifact: Path | None = Field(
+        None, description="Folder of the artifact to serve; by default the published one, else the one shipped."
+    )
+    best_of: int = Field(
+        4, ge=1, le=32, description="Candidates for a person with feedback; 1 only steers and costs no extra token."
+    )
+    max_best_of: int = Field(16, ge=1, le=32, description="Largest `palate.best_of` a request may ask for.")
+    halving: bool = Field(
+        True, description="Stop losing candidates at checkpoints, and stream the survivor from there."
+    )
+    checkpoints: tuple[Annotated[int, Field(ge=2, le=100_000)], ...] = Field(
+        (16, 32, 64), max_length=16, description="Generated tokens at which candidates are compared."
+    )
+    gate: float = Field(0.6, ge=0.5, le=1, description="P(better than the base answer) a candidate needs to be served.")
+    steering_gate: float = Field(0.8, ge=0.5, le=1, description="P(steering gains) needed to steer at all.")
+    explore: float = Field(0.0, ge=0, le=1, description="Share of the candidates drawn to learn more about the person.")
+    instructions: bool = Field(True, description="Let a shared style sentence be one of the candidates.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PersonalizationConfig:
+        if list(self.checkpoints) != sorted(set(self.checkpoints)):
+            raise ValueError("checkpoints must rise")
+        if self.best_of > self.max_best_of:
+            raise ValueError("best_of is larger than max_best_of")
+        return self
+
+
 class Config(Section):
     """The whole configuration."""
 
     http: HttpConfig = HttpConfig()
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    personalization: PersonalizationConfig = PersonalizationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

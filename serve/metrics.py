@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+STAGE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 PREFIXES = ("palate_", "vllm:")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,6 +56,41 @@ class Metrics:
             "palate_generations_running",
             "Generations in the engines.",
             multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+
+        self.answers = Counter(
+            "palate_answers",
+            "Chat answers by whether and why they were personalized.",
+            ("reason",),
+            registry=self._registry,
+        )
+        self.candidates = Counter("palate_candidates", "Candidates generated.", registry=self._registry)
+        self.candidate_tokens = Counter(
+            "palate_candidate_tokens",
+            "Tokens of candidates: served, or spent on candidates that were not.",
+            ("fate",),
+            registry=self._registry,
+        )
+        self.choices = Counter(
+            "palate_choices", "Choices among candidates by why the winner won.", ("reason",), registry=self._registry
+        )
+        self.routing_seconds = Histogram(
+            "palate_routing_seconds",
+            "Time from the parsed request to the plan, the store's read included.",
+            buckets=STAGE_BUCKETS_S,
+            registry=self._registry,
+        )
+        self.choosing_seconds = Histogram(
+            "palate_choosing_seconds",
+            "Time spent on measuring, scoring and choosing candidates.",
+            buckets=STAGE_BUCKETS_S,
+            registry=self._registry,
+        )
+        self.reward_gain = Histogram(
+            "palate_reward_gain_logits",
+            "Expected reward of the served answer over the base answer.",
+            buckets=(-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
             registry=self._registry,
         )
 

@@ -1,0 +1,410 @@
+"""The way of one request, top to bottom: who asks, what is known of them, how to answer, what came of it.
+
+    taste (one store read) → route → candidate plan → one engine call for all arms → choice → remembered for feedback
+
+Scoring and choosing happen beside the engine (`serve.engines.best_of`), with the judge that is made here. Knows neither
+HTTP nor Ray; what it asks of the store and of the engine are protocols. Whatever goes wrong on the personal side, the
+answer is the base model's, and the report says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from router.candidates import PlanConfig, pick_instruction, plan_candidates
+from router.groups import Aggregate
+from router.mixture import Mixture
+from router.routing import RoutingConfig, Wishes
+from router.routing import route as find_route
+from router.types import Arm, Array, Posterior, Route
+from serve.artifacts.artifact import Artifact
+from serve.config import PersonalizationConfig
+from serve.engines.protocol import BestOf, EngineArm, GenerationRequest, Output, Verdict
+from serve.errors import EngineUnavailable, InvalidRequest
+from serve.metrics import Metrics
+from serve.people import Candidates
+from serve.service import Service
+from user_store.errors import StoreError
+from user_store.types import CompletionRecord, Profile, UserKey
+
+logger = logging.getLogger("palate.pipeline")
+MAX_ATTRIBUTES = 5  # named in a report
+
+
+class Taste(Protocol):
+    """What one read of the store says about a person."""
+
+    @property
+    def profile(self) -> Profile:
+        """What they decided about their model."""
+
+    @property
+    def posterior(self) -> Posterior | None:
+        """What is believed about them; None without feedback that counts."""
+
+
+class People(Protocol):
+    """What the pipeline asks of what is known about people."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact in service."""
+
+    async def taste(self, key: UserKey) -> Taste:
+        """Read one person; one store read. Raises StoreError."""
+
+    async def announce(self, key: UserKey, completion_id: str, now: float) -> None:
+        """Say whose answer is being made. Raises StoreError."""
+
+    def record(
+        self, key: UserKey, completion_id: str, candidates: Candidates, *, created_at: float
+    ) -> CompletionRecord:
+        """Make the record of an answer. Raises ValueError if there is nothing to learn from it."""
+
+    async def remember(self, record: CompletionRecord) -> None:
+        """Keep what an answer was chosen from. Raises StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the request asks of personalization; None leaves it to the operator."""
+
+    best_of: int | None = None
+    strength: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    aggregate: Aggregate = Aggregate.MEAN
+    explore: float | None = None
+    explain: bool = False
+    is_off: bool = False
+    is_halving: bool | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """How an answer came about; becomes the response's `palate`."""
+
+    reason: str
+    is_personalized: bool = False
+    artifact: str | None = None
+    routes: tuple[Route, ...] = ()
+    attributes: dict[str, float] = field(default_factory=dict)
+    arms: tuple[Arm, ...] = ()
+    verdict: Verdict | None = None
+    routing_s: float = 0.0
+    degraded: str | None = None
+    explain: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Render it."""
+        plain: dict[str, Any] = {"personalized": self.is_personalized, "reason": self.reason, "artifact": self.artifact}
+        if self.degraded:
+            plain["degraded"] = self.degraded
+        if self.routes:
+            route = self.routes[0]
+            plain |= {
+                "mixture_weights": _rounded(route.mixture_weights),
+                "certainty": round(route.certainty, 4),
+                "steering": route.steering,
+                "dose": round(route.dose, 4),
+                "attributes": self.attributes,
+            }
+        overhead = {"routing": round(1e3 * self.routing_s, 3)}
+        verdict = self.verdict
+        if verdict is not None:
+            winner = verdict.order[0]
+            overhead["choosing"] = round(1e3 * verdict.choosing_s, 3)
+            plain |= {
+                "choice": {
+                    "arm": winner,
+                    "kind": self.arms[winner].kind,
+                    "reason": verdict.reason,
+                    "prob_over_base": round(verdict.prob_over_base, 4),
+                },
+                "num_candidates": len(self.arms),
+                "candidate_tokens": sum(verdict.num_tokens),
+            }
+            if self.explain:
+                plain["candidates"] = [self._candidate(index, verdict) for index in range(len(self.arms))]
+        plain["overhead_ms"] = overhead
+        return plain
+
+    def _candidate(self, index: int, verdict: Verdict) -> dict[str, Any]:
+        arm = self.arms[index]
+        return {
+            "arm": index,
+            "kind": arm.kind,
+            "dose": round(arm.dose, 4),
+            "reward": _finite(verdict.rewards[index]),
+            "std": _finite(verdict.stds[index]),
+            "penalty": _finite(verdict.penalties[index]),
+            "is_vetoed": math.isinf(verdict.penalties[index]),
+            "num_tokens": verdict.num_tokens[index],
+        }
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer on its way: iterate `outputs`; then `report` is complete."""
+
+    outputs: AsyncGenerator[Output, None]
+    report: Report
+
+
+class Pipeline:
+    """Answers requests; one a process."""
+
+    def __init__(
+        self, service: Service, people: People | None, config: PersonalizationConfig, metrics: Metrics
+    ) -> None:
+        """Compose the pipeline; without people every answer is the base model's."""
+        self._service = service
+        self._people = people
+        self._config = config
+        self._metrics = metrics
+        self._routing = RoutingConfig(gate=config.steering_gate)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: GenerationRequest, persons: Sequence[UserKey], options: Options) -> Answer:
+        """Decide how to answer; the engine starts with the first output.
+
+        Raises:
+            InvalidRequest: the options do not fit this server or its artifact.
+        """
+        started = time.perf_counter()
+        self._check(options)
+        plan = await self._plan(request, persons, options)
+        report = plan.report
+        report.routing_s = time.perf_counter() - started
+        self._metrics.routing_seconds.observe(report.routing_s)
+        self._metrics.answers.labels("on" if report.is_personalized else report.reason).inc()
+        return Answer(self._run(plan, persons[0] if persons else None), report)
+
+    async def shutdown(self) -> None:
+        """Wait for what is still being remembered."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _check(self, options: Options) -> None:
+        limit = self._config.max_best_of
+        if options.best_of is not None and options.best_of > limit:
+            raise InvalidRequest(f"best_of may be at most {limit} here.", param="palate.best_of")
+        if not options.weights:
+            return
+        artifact = self._people.artifact if self._people else None
+        known = {name for name in artifact.population.attribute_names if name} if artifact else set()
+        unknown = sorted(set(options.weights) - known)
+        if unknown:
+            names = ", ".join(sorted(known)) or "none"
+            raise InvalidRequest(f"There is no attribute '{unknown[0]}'; attributes: {names}.", param="palate.weights")
+
+    async def _plan(self, request: GenerationRequest, persons: Sequence[UserKey], options: Options) -> _Plan:
+        if not self._config.enabled or options.is_off:
+            return _Plan(request, Report("off"))
+        if not persons and not options.weights:
+            return _Plan(request, Report("no_user"))
+        people = self._people
+        if people is None or not await self._fits(people.artifact):
+            return _Plan(request, Report("no_artifact"))
+        artifact = people.artifact
+        report = Report("no_feedback", artifact=artifact.version, explain=options.explain)
+        try:
+            tastes = await asyncio.gather(*(people.taste(key) for key in persons))
+        except StoreError as error:
+            logger.warning("personalization is off for this request: %s", type(error).__name__)
+            return _Plan(request, replace(report, reason="degraded", degraded="store"))
+        routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+        report.routes = routes
+        if all(route.is_zero for route in routes):
+            report.reason = "no_feedback" if options.strength > 0 else "off"
+            report.arms = (_base_arm(artifact),) * request.sampling.n
+            return _Plan(_with_arms(request, artifact, report.arms, BestOf(num_best=request.sampling.n)), report)
+        return self._personal_plan(request, artifact, options, report)
+
+    def _personal_plan(self, request: GenerationRequest, artifact: Artifact, options: Options, report: Report) -> _Plan:
+        config, n = self._config, request.sampling.n
+        num_arms = max(n, options.best_of or config.best_of)
+        rng = np.random.default_rng(None if request.sampling.seed is None else request.sampling.seed % 2**63)
+        explore = config.explore if options.explore is None else options.explore
+        report.arms = _arms(report.routes, artifact, PlanConfig(num_arms, explore=explore), rng, request, config)
+        report.is_personalized, report.reason = True, report.routes[0].steering
+        report.attributes = _attributes(report.routes[0], artifact)
+        is_halving = config.halving if options.is_halving is None else options.is_halving
+        rules = BestOf(
+            readout=artifact.readout,
+            judges=tuple(route.judge for route in report.routes),
+            aggregate=options.aggregate,
+            gate=config.gate,
+            checkpoints=config.checkpoints if is_halving and num_arms > n else (),
+            num_best=n,
+        )
+        if num_arms == 1:  # the person's own arm alone: nothing to choose from
+            rules = BestOf()
+        return _Plan(_with_arms(request, artifact, report.arms, rules), report)
+
+    async def _fits(self, artifact: Artifact) -> bool:
+        try:
+            model = await self._service.model()
+        except EngineUnavailable:
+            return True  # the request itself will say so
+        return model.feature_space == artifact.feature_space.id
+
+    async def _run(self, plan: _Plan, person: UserKey | None) -> AsyncGenerator[Output, None]:
+        request, report = plan.request, plan.report
+        created_at = time.time()
+        announcing: asyncio.Task[None] | None = None
+        people = self._people if request.arms else None
+        if person is not None and people is not None:
+            announcing = asyncio.create_task(_announce(people, person, request.request_id, created_at))
+        outputs = self._service.generate(request)
+        try:
+            async for output in outputs:
+                if announcing is not None:
+                    await announcing  # feedback may come as soon as the first byte is out
+                    announcing = None
+                report.verdict = output.verdict or report.verdict
+                yield output
+        finally:
+            await outputs.aclose()
+            if announcing is not None:
+                announcing.cancel()
+        if report.verdict is not None:
+            self._count(report, report.verdict)
+            if person is not None and people is not None:
+                keeping = asyncio.create_task(_keep(people, person, request.request_id, created_at, report))
+                self._background.add(keeping)
+                keeping.add_done_callback(self._background.discard)
+
+    def _count(self, report: Report, verdict: Verdict) -> None:
+        self._metrics.candidates.inc(len(verdict.num_tokens))
+        served = sum(verdict.num_tokens[arm] for arm in verdict.order)
+        self._metrics.candidate_tokens.labels("served").inc(served)
+        self._metrics.candidate_tokens.labels("spent").inc(sum(verdict.num_tokens) - served)
+        if report.is_personalized:
+            self._metrics.choosing_seconds.observe(verdict.choosing_s)
+            self._metrics.choices.labels(verdict.reason).inc()
+            gain = verdict.rewards[verdict.order[0]]
+            if math.isfinite(gain):
+                self._metrics.reward_gain.observe(gain)
+
+
+@dataclass(slots=True)
+class _Plan:
+    request: GenerationRequest
+    report: Report
+
+
+async def _announce(people: People, person: UserKey, completion_id: str, now: float) -> None:
+    try:
+        await people.announce(person, completion_id, now)
+    except StoreError as error:
+        logger.warning("an answer could not be announced to the store: %s", type(error).__name__)
+
+
+async def _keep(people: People, person: UserKey, completion_id: str, created_at: float, report: Report) -> None:
+    verdict = report.verdict
+    if verdict is None or verdict.feature_space != people.artifact.feature_space.id:
+        return
+    arms = [arm.kind for arm in report.arms]
+    candidates = Candidates(verdict.features_array(), arms, verdict.order)
+    try:
+        await people.remember(people.record(person, completion_id, candidates, created_at=created_at))
+    except StoreError as error:
+        logger.warning("an answer could not be remembered for feedback: %s", type(error).__name__)
+    except ValueError:
+        logger.info("an answer was too short to be measured")
+
+
+def _route(taste: Taste | None, artifact: Artifact, config: RoutingConfig, options: Options) -> Route:
+    """Route one person; what they pinned or barred is not inferred, and pins count as wishes of their own."""
+    space, weights, fixed = artifact.space, dict(options.weights), set[str]()
+    if taste is not None:
+        names = set(space.population.attribute_names)
+        pins = {name: level for name, level in taste.profile.pins.items() if name in names}
+        weights = {**pins, **weights} if options.strength > 0 else weights
+        fixed = set(pins) | set(taste.profile.bars)
+    posterior = taste.posterior if taste is not None else None
+    found = find_route(posterior, space, config, Wishes(options.strength, weights))
+    rows = [row for row, name in enumerate(space.population.attribute_names) if name and name in fixed]
+    if not rows or found.is_zero:
+        return found
+    explicit = find_route(None, space, config, Wishes(0.0, weights)) if weights else None
+    own = np.zeros(space.population.num_features) if explicit is None else explicit.steering_coefficients
+    coefficients = found.steering_coefficients.copy()
+    coefficients[rows] = own[rows]
+    coefficients, dose = space.limited(coefficients)
+    judge_mean = space.population.base_weights if explicit is None else explicit.judge.mean
+    return replace(
+        found,
+        steering_coefficients=coefficients,
+        dose=min(dose, found.dose) if dose else 0.0,
+        judge=_fixed(found.judge, rows, judge_mean),
+        taste=_fixed(found.taste, rows, np.zeros(space.population.num_features)),
+    )
+
+
+def _fixed(mixture: Mixture, rows: list[int], values: Array) -> Mixture:
+    """Hold some weights at given values, without doubt."""
+    means, covariances = mixture.means.copy(), mixture.covariances.copy()
+    means[:, rows] = values[rows]
+    covariances[:, rows, :] = 0.0
+    covariances[:, :, rows] = 0.0
+    return Mixture(mixture.weights, means, covariances)
+
+
+def _arms(
+    routes: Sequence[Route],
+    artifact: Artifact,
+    plan: PlanConfig,
+    rng: np.random.Generator,
+    request: GenerationRequest,
+    config: PersonalizationConfig,
+) -> tuple[Arm, ...]:
+    """Plan the arms of one person, or let several take turns: everyone's own arm before anyone's neighbours."""
+    plans = []
+    for route in routes:
+        instruction = None
+        if request.chat is not None and config.instructions and artifact.instruction_effects is not None:
+            picked = pick_instruction(route.judge, artifact.instruction_effects, config.steering_gate)
+            instruction = None if picked is None else artifact.instructions[picked]
+        plans.append(plan_candidates(route, artifact.space, plan, rng, instruction).arms)
+    if len(plans) == 1:
+        return plans[0]
+    base, *_ = plans[0]
+    if plan.num_arms == 1:
+        return (base,)
+    turns = [arm for rank in zip(*(arms[1:] for arms in plans), strict=True) for arm in rank]
+    return (base, *turns[: plan.num_arms - 1])
+
+
+def _with_arms(request: GenerationRequest, artifact: Artifact, arms: Sequence[Arm], rules: BestOf) -> GenerationRequest:
+    single = msgspec.structs.replace(request.sampling, n=1)
+    engine_arms: tuple[EngineArm, ...] = tuple(artifact.engine_arm(arm) for arm in arms)
+    return msgspec.structs.replace(request, sampling=single, arms=engine_arms, best_of=rules)
+
+
+def _base_arm(artifact: Artifact) -> Arm:
+    return Arm("base", np.zeros(artifact.population.num_features))
+
+
+def _attributes(route: Route, artifact: Artifact) -> dict[str, float]:
+    """Name the strongest wishes, in logits of a comparison per standard deviation of the attribute."""
+    names = artifact.population.attribute_names
+    weights = route.judge.mean - artifact.population.base_weights
+    ranked = sorted((row for row, name in enumerate(names) if name), key=lambda row: -abs(weights[row]))
+    return {names[row]: round(float(weights[row]), 4) for row in ranked[:MAX_ATTRIBUTES] if weights[row]}
+
+
+def _rounded(values: Array) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
