@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from router.types import Array, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb, as_array
+from router.types import Array, Choice, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb, as_array
 
 Index = NDArray[np.int64]
 RATING_CUTS = (-1.5, -0.5, 0.5, 1.5)
@@ -146,6 +146,11 @@ def tabulate(
                     items += [event.chosen, event.rejected]
                     rows.append((len(groups), first, first + 1, 0.0))
                     groups.append((person, 0.0, np.inf, event.weight, 2.0))
+                case Choice():
+                    items += [event.chosen, *event.rejected]
+                    n = len(event.rejected)
+                    rows += [(len(groups), first, first + 1 + j, 0.0) for j in range(n)]
+                    groups.append((person, 0.0, np.inf, event.weight, n + 1.0))
                 case Ranking():
                     items += list(event.features)
                     n = len(event.features)
@@ -165,7 +170,9 @@ def tabulate(
                     low, high = cuts[event.level], cuts[event.level + 1]
                     groups.append((person, low, high, event.weight, len(rating_cuts) + 1.0))
                 case _:
-                    raise ValueError(f"events are comparisons, rankings, thumbs or ratings, not {type(event).__name__}")
+                    raise ValueError(
+                        f"events are comparisons, choices, rankings, thumbs or ratings, not {type(event).__name__}"
+                    )
     if not rows:
         raise ValueError("there is no feedback to learn from")
     row, group = np.array(rows), np.array(groups)

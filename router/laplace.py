@@ -17,7 +17,7 @@ MAX_STEPS = 50
 MAX_HALVINGS = 20
 # Mahalanobis lengths: a step below LAST_STEP is the last (Newton's error squares), one below NO_STEP is not taken.
 LAST_STEP = 3e-3
-NO_STEP = 1e-5
+NO_STEP = 1e-8
 
 
 Look = Callable[[Array], tuple[Array, Terms, Array]]  # latents -> themselves, likelihood terms, log joint

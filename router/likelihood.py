@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from router.types import Array, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb
+from router.types import Array, Choice, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb
 
 LOG_TINY = -700.0  # below it exp() underflows
 
@@ -39,6 +39,8 @@ def encode(population: Population, event: Event) -> Evidence:
     match event:
         case Comparison():
             stages = [(event.chosen - event.rejected)[None]]
+        case Choice():
+            stages = [event.chosen - event.rejected]
         case Ranking():
             n = event.features.shape[0]
             stages = [event.features[i] - event.features[i + 1 :] for i in range(n - 1)]
@@ -51,7 +53,9 @@ def encode(population: Population, event: Event) -> Evidence:
             lows, highs = cuts[event.level, None], cuts[event.level + 1, None]
             stages, signs, num_outcomes = [(event.features - event.reference)[None]], (1.0, -1.0), cuts.size - 1.0
         case _:
-            raise ValueError(f"events are comparisons, rankings, thumbs or ratings, not {type(event).__name__}")
+            raise ValueError(
+                f"events are comparisons, choices, rankings, thumbs or ratings, not {type(event).__name__}"
+            )
     tastes = np.concatenate(stages)  # (R, D)
     if tastes.shape[1] != population.num_features:
         raise ValueError(f"event has {tastes.shape[1]} features, but the population has {population.num_features}")

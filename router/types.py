@@ -209,6 +209,20 @@ class Comparison(Event):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Choice(Event):
+    """One response preferred to each of several others, about whose order nothing was said."""
+
+    chosen: Array  # (D,)
+    rejected: Array  # (n, D), n >= 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        D = _freeze(self, "chosen", (None,)).shape[0]
+        if _freeze(self, "rejected", (None, D)).shape[0] < 1:
+            raise ValueError("a choice needs at least one rejected response")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ranking(Event):
     """Responses from best to worst (Plackett-Luce)."""
 

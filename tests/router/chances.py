@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from router.types import Array, Comparison, Event, Population, Ranking, Rating, Thumb
+from router.types import Array, Choice, Comparison, Event, Population, Ranking, Rating, Thumb
 
 
 def sigmoid(x: float) -> float:
@@ -21,6 +21,9 @@ def chance(population: Population, event: Event, w: Array, threshold: float, fli
         case Thumb():
             score = float((event.features - event.reference) @ taste) - threshold
             return flip_rate + (1.0 - share) * sigmoid(event.value * score)
+        case Choice():
+            rewards = [math.exp(float(row @ taste)) for row in (event.chosen, *event.rejected)]
+            return share / len(rewards) + (1.0 - share) * rewards[0] / sum(rewards)
         case Ranking():
             rewards = [math.exp(float(row @ taste)) for row in event.features]
             stages = [(rewards[i] / sum(rewards[i:]), len(rewards) - i) for i in range(len(rewards) - 1)]
@@ -42,6 +45,9 @@ def outcomes(kind: str, a: Array, b: Array, c: Array) -> list[Event]:
             return [Comparison(event_id=f"c{i}", chosen=x, rejected=y) for i, (x, y) in enumerate(pairs)]
         case "thumb":
             return [Thumb(event_id=f"t{v}", features=a, reference=b, value=v) for v in (-1, 1)]
+        case "choice":
+            ways = ((a, b, c), (b, a, c), (c, a, b))
+            return [Choice(event_id=f"o{i}", chosen=x, rejected=np.stack(rest)) for i, (x, *rest) in enumerate(ways)]
         case "rating":
             return [Rating(event_id=f"s{level}", features=a, reference=b, level=level) for level in range(5)]
         case _:
@@ -49,4 +55,4 @@ def outcomes(kind: str, a: Array, b: Array, c: Array) -> list[Event]:
             return [Ranking(event_id=f"r{i}", features=np.stack(order)) for i, order in enumerate(orders)]
 
 
-KINDS = ("comparison", "ranking", "thumb", "rating")
+KINDS = ("comparison", "choice", "ranking", "thumb", "rating")

@@ -47,7 +47,7 @@ def test_a_table_says_what_its_events_say() -> None:
     model, people = population(), crowd()
     evidence = tabulate(people).evidence(model)
     latents = np.random.default_rng(2).normal(size=(4, D + 1))
-    assert [person.num_groups for person in evidence] == [5, 0, 3]
+    assert [person.num_groups for person in evidence] == [6, 0, 3]
     for index in (0, 2):
         np.testing.assert_allclose(
             log_likelihood(evidence[index], latents, 0.1), likelihood(model, people[index], latents)
@@ -60,7 +60,7 @@ def test_differences_turn_rewards_of_items_into_scores() -> None:
     rewards = np.random.default_rng(3).normal(size=len(table.features))
     scores = table.differences() @ rewards
     assert scores == pytest.approx(rewards[table.plus] - rewards[table.minus])
-    np.testing.assert_array_equal(table.row_people, [0] * 6 + [2] * 4)
+    np.testing.assert_array_equal(table.row_people, [0] * 8 + [2] * 4)
 
 
 def test_a_subset_is_the_table_of_those_people() -> None:

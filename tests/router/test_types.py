@@ -8,6 +8,7 @@ from router.mixture import Mixture
 from router.types import (
     Arm,
     CandidatePlan,
+    Choice,
     Comparison,
     Evidence,
     Population,
@@ -126,6 +127,8 @@ def test_events_check_their_shapes() -> None:
         Comparison(event_id="e", chosen=one, rejected=one, weight=0.0)
     with pytest.raises(ValueError, match="time_s"):
         Comparison(event_id="e", chosen=one, rejected=one, time_s=np.inf)
+    with pytest.raises(ValueError, match="at least one rejected"):
+        Choice(event_id="e", chosen=one, rejected=np.ones((0, D)))
     with pytest.raises(ValueError, match="at least two"):
         Ranking(event_id="e", features=np.ones((1, D)))
     with pytest.raises(ValueError, match="1 \\(up\\) or -1 \\(down\\)"):
