@@ -103,6 +103,11 @@ class Report:
     degraded: str | None = None
     explain: bool = False
 
+    @property
+    def is_worth_telling(self) -> bool:
+        """Whether a stream needs a closing chunk for it; requests without a person stay exactly OpenAI's."""
+        return self.reason != "no_user"
+
     def to_json(self) -> dict[str, Any]:
         """Render it."""
         plain: dict[str, Any] = {"personalized": self.is_personalized, "reason": self.reason, "artifact": self.artifact}

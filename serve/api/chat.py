@@ -10,11 +10,12 @@ from fastapi import APIRouter, Request, Response
 from openai.types.chat import ChatCompletion
 
 from serve.api.context import ApiContext, context_of, error_responses
-from serve.api.requests import ChatCompletionRequest, NamedToolChoice
+from serve.api.requests import ChatCompletionRequest, NamedToolChoice, PalateOptions
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, Delta, GenerationRequest, Output, Sampling, TokenLogprob, ToolCallDelta
 from serve.errors import InvalidRequest
+from serve.pipeline import Answer, Options, Report
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
@@ -31,10 +32,26 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     """Answer a conversation, in OpenAI's shape."""
     context = context_of(request)
     generation = to_generation(body, context)
-    outputs = context.service.generate(generation)
+    wishes = body.palate or PalateOptions()
+    persons = context.persons(body.safety_identifier or body.user, wishes.users)
+    answer = await context.pipeline.answer(generation, persons, to_options(wishes))
     if body.stream:
-        return await event_stream(request, outputs, _chunks(body, generation, context))
-    return json_response(await while_connected(request, _completion(body, generation, context, outputs)))
+        return await event_stream(request, answer.outputs, _chunks(body, generation, context, answer.report))
+    return json_response(await while_connected(request, _completion(body, generation, context, answer)))
+
+
+def to_options(wishes: PalateOptions) -> Options:
+    """Translate the body's `palate`."""
+    return Options(
+        best_of=wishes.best_of,
+        strength=wishes.strength,
+        weights=wishes.weights,
+        aggregate=wishes.aggregate,
+        explore=wishes.explore,
+        explain=wishes.explain,
+        is_off=wishes.off,
+        is_halving=wishes.halving,
+    )
 
 
 def to_generation(body: ChatCompletionRequest, context: ApiContext) -> GenerationRequest:
@@ -101,11 +118,11 @@ def usage(num_prompt_tokens: int, num_cached_tokens: int, num_completion_tokens:
 
 
 async def _completion(
-    body: ChatCompletionRequest, generation: GenerationRequest, context: ApiContext, outputs: AsyncIterator[Output]
+    body: ChatCompletionRequest, generation: GenerationRequest, context: ApiContext, answer: Answer
 ) -> dict[str, Any]:
     choices: list[dict[str, Any]] = [{} for _ in range(generation.sampling.n)]
     num_prompt_tokens = num_cached_tokens = num_completion_tokens = 0
-    async for output in outputs:
+    async for output in answer.outputs:
         num_prompt_tokens, num_cached_tokens = output.num_prompt_tokens, output.num_cached_tokens
         for delta in output.deltas:
             num_completion_tokens += delta.num_tokens
@@ -118,6 +135,7 @@ async def _completion(
         "choices": choices,
         "usage": usage(num_prompt_tokens, num_cached_tokens, num_completion_tokens),
         "system_fingerprint": context.fingerprint,
+        "palate": answer.report.to_json(),
     }
 
 
@@ -143,7 +161,7 @@ def _whole_choice(delta: Delta, *, has_logprobs: bool) -> dict[str, Any]:
     }
 
 
-def _chunks(body: ChatCompletionRequest, generation: GenerationRequest, context: ApiContext) -> Events:
+def _chunks(body: ChatCompletionRequest, generation: GenerationRequest, context: ApiContext, report: Report) -> Events:
     head = {
         "id": generation.request_id,
         "object": "chat.completion.chunk",
@@ -166,9 +184,12 @@ def _chunks(body: ChatCompletionRequest, generation: GenerationRequest, context:
             for delta in output.deltas:
                 num_completion_tokens += delta.num_tokens
                 yield event({**head, "choices": [_delta_choice(delta, has_logprobs=bool(body.logprobs))]})
+        # Clients that know nothing of Palate skip a chunk without choices, as they do with the usage's.
+        closing: dict[str, Any] = {**head, "choices": [], "palate": report.to_json()}
         if has_usage and output is not None:
-            counts = usage(output.num_prompt_tokens, output.num_cached_tokens, num_completion_tokens)
-            yield event({**head, "choices": [], "usage": counts})
+            closing["usage"] = usage(output.num_prompt_tokens, output.num_cached_tokens, num_completion_tokens)
+        if has_usage or report.is_worth_telling:
+            yield event(closing)
 
     return events
 

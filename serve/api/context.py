@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastapi import Request
@@ -13,10 +14,15 @@ from serve import __version__
 from serve.config import Config, Secrets
 from serve.errors import InvalidRequest, ModelNotFound
 from serve.metrics import Metrics
+from serve.people import People
+from serve.pipeline import Pipeline
 from serve.service import Service
+from user_store.types import UserKey
+
+DEFAULT_TENANT = "default"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ApiContext:
     """Handed to every handler through the application's state."""
 
@@ -24,6 +30,19 @@ class ApiContext:
     config: Config
     secrets: Secrets
     metrics: Metrics
+    people: People | None = None
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The way of every answer."""
+        return Pipeline(self.service, self.people, self.config.personalization, self.metrics)
+
+    def persons(self, user: str | None, several: list[str]) -> list[UserKey]:
+        """Name whom an answer is for. Raises InvalidRequest for a name nobody can have."""
+        try:
+            return [UserKey(DEFAULT_TENANT, name) for name in dict.fromkeys(several or ([user] if user else []))]
+        except ValueError as error:
+            raise InvalidRequest(str(error), param="palate.users" if several else "user") from error
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from router.groups import Aggregate
+
 INT64_MAX = 2**63 - 1
 MAX_LOGIT_BIAS = 1_024
 MAX_TOOLS = 128
@@ -19,6 +21,8 @@ Identifier = Annotated[str, StringConstraints(max_length=256)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Weight = Annotated[float, Field(ge=-10, le=10)]
+AttributeName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -147,6 +151,26 @@ class StreamOptions(RequestModel):
     include_obfuscation: bool | None = Field(None, description="Accepted and ignored.")
 
 
+class PalateOptions(RequestModel):
+    """What a request asks of personalization; unset options are the operator's."""
+
+    best_of: int | None = Field(None, ge=1, le=32, description="Candidates to choose from; 1 only steers.")
+    strength: float = Field(1.0, ge=0, le=1, description="0: as if nothing were known of the person.")
+    weights: dict[AttributeName, Weight] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Named attributes with signed weights; 1 is a full dose. They add to what is inferred.",
+    )
+    users: list[Annotated[Identifier, Field(min_length=1)]] = Field(
+        default_factory=list, max_length=16, description="Several people to answer together, instead of `user`."
+    )
+    aggregate: Aggregate = Field(Aggregate.MEAN, description="How several people's wishes become one.")
+    explore: float | None = Field(None, ge=0, le=1, description="Share of candidates drawn to learn about the person.")
+    halving: bool | None = Field(None, description="Stop losing candidates early and stream the survivor.")
+    explain: bool = Field(False, description="Report every candidate's reward.")
+    off: bool = Field(False, description="Answer with the base model.")
+
+
 class SamplingRequest(RequestModel):
     """What chat and text completions share."""
 
@@ -205,6 +229,7 @@ class ChatCompletionRequest(SamplingRequest):
     reasoning_effort: ShortText | None = Field(None, description="Accepted and ignored.")
     verbosity: ShortText | None = Field(None, description="Accepted and ignored.")
     prompt_cache_key: ShortText | None = Field(None, description="Accepted and ignored: prompts are always cached.")
+    palate: PalateOptions | None = Field(None, description="Personalization of this answer.")
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatCompletionRequest:

@@ -37,7 +37,8 @@ def make_population(version: str = "a1") -> Population:
 def make_artifact(version: str = "a1", model: str = "scripted-model") -> Artifact:
     rng = np.random.default_rng(5)
     questions = tuple(
-        Question(f"Question {i}?", (f"short {i}", f"a long answer {i}"), rng.normal(size=(2, P))) for i in range(4)
+        Question(f"Question {i}?", (f"short {i}", f"a long answer {i}"), rng.normal(size=(2, P)).astype(np.float32))
+        for i in range(4)
     )
     return Artifact(make_population(version), make_space(model), np.eye(3), questions=questions)
 
