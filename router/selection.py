@@ -25,6 +25,7 @@ class Reason(StrEnum):
     """Why a candidate won."""
 
     NO_TASTE = "no_taste"  # nothing is known or asked for: the base path
+    ONLY = "only"  # there was one candidate
     REWARD = "reward"  # a challenger is better with the configured probability
     BASE_BEST = "base_best"  # no challenger scores above the base
     GATE = "gate"  # a challenger scores above the base, none with enough probability

@@ -84,6 +84,7 @@ class _ArmLog:
     reward: float = math.nan  # over the base, as of the last time it was scored
     std: float = math.nan
     penalty: float = math.nan
+    prob_over_base: float = 0.5
 
     @property
     def num_tokens(self) -> int:
@@ -172,7 +173,7 @@ class _Contest:
             self._decide(self._scores(contenders, features_of(features, contenders), None))
         self._choosing_s += time.perf_counter() - started
         order = self._order or ()
-        choice = self._choice or Choice(order, Reason.NO_TASTE, 0.5)
+        choice = self._choice or Choice(order, Reason.ONLY if len(order) == 1 else Reason.NO_TASTE, 0.5)
         return Verdict(
             order=list(order),
             reason=str(choice.reason),
@@ -233,7 +234,7 @@ class _Contest:
         penalties = np.where(is_barred, math.inf, penalties)
         gains = np.stack([reward.mean - (0.0 if base is None else reward.mean[base]) for reward in rewards])
         if base is None:
-            chances = np.full(gains.shape, 0.5)
+            chances = np.tile([self._arms[index].prob_over_base for index in contenders], (len(judges), 1))
         else:
             chances = np.stack([reward.prob_over(base, penalties) for reward in rewards])
         rule = self._rules.aggregate
@@ -248,6 +249,7 @@ class _Contest:
             arm = self._arms[index]
             arm.reward, arm.std = float(standing.rewards[position]), float(standing.stds[position])
             arm.penalty = float(standing.penalties[position])
+            arm.prob_over_base = float(standing.prob_over_base[position])
         return standing
 
 

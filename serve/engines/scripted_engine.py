@@ -197,6 +197,8 @@ class _Choice:
             words = TOKEN.findall(directives["say"])
         else:
             length = int(directives.get("tokens") or DEFAULT_LENGTH)
+            if request.sampling.ignore_eos and request.sampling.max_tokens is not None:
+                length = max(length, limit)
             words = [self._word() for _ in range(length)]
             words = [words[0].capitalize(), *(f" {word}" for word in words[1:])] if words else []
             if words:

@@ -41,7 +41,7 @@ VOCABULARY = (
 )
 TOKEN = re.compile(r"\s*\S+|\s+$")
 WORD_FEATURES = ("long_words", "o_words", "early_words", "vowel_endings")  # P = 4
-STEERING_GAIN = 12.0  # logits of a word per unit of dose and of its feature along the steering
+STEERING_GAIN = 5.0  # logits of a word per unit of dose and of its feature along the steering
 
 
 def scripted_feature_space(model: str) -> FeatureSpace:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import pytest_asyncio
 
+from router.mixture import Mixture
 from serve.config import EngineConfig, ModelConfig
-from serve.engines.protocol import ChatInput, Engine, GenerationRequest, Output, Sampling
+from serve.engines.best_of import generate
+from serve.engines.feature_space import FeatureSpace
+from serve.engines.protocol import (
+    BestOf,
+    ChatInput,
+    Engine,
+    EngineArm,
+    GenerationRequest,
+    MeasureRequest,
+    Output,
+    Readout,
+    Sampling,
+    Verdict,
+)
 from serve.engines.scripted_engine import ScriptedEngine
+from serve.engines.worker_messages import Projection
 from serve.errors import ContextLengthExceeded, EngineUnavailable, GenerationFailed, InvalidRequest
 from serve.home import Home
 from serve.models import DEFAULT_MODEL, resolve
@@ -42,7 +60,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 
         model = ModelConfig(max_model_len=512, tool_parser="hermes")
         path = resolve(DEFAULT_MODEL.name, Home.from_env(), quiet=True)
-        engine = VllmEngine(model, EngineConfig(cpu_kv_cache_gib=1, max_num_seqs=16), path)
+        engine = VllmEngine(model, EngineConfig(cpu_kv_cache_gib=1, max_num_seqs=16), path, _random_space())
     with pytest.raises(EngineUnavailable):
         await engine.check_health()
     await engine.start()
@@ -51,6 +69,16 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     await engine.shutdown()  # safe twice
     with pytest.raises(EngineUnavailable):
         await engine.check_health()
+
+
+def _random_space() -> FeatureSpace:
+    """A space of the default model with nothing learned in it."""
+    rng = np.random.default_rng(7)
+    basis = rng.normal(size=(8, 1_152)).astype(np.float32) / 34
+    projection = Projection(basis, np.zeros(1_152, np.float32), np.ones(1_152, np.float32))
+    return FeatureSpace(
+        DEFAULT_MODEL.name, (14, 21), 14, projection, rng.normal(size=(576, 8)).astype(np.float32), max_dose=0.4
+    )
 
 
 def _request(*, text: str | None = None, is_streaming: bool = True, **fields: Any) -> GenerationRequest:
@@ -220,3 +248,169 @@ class TestScripted:
         await _outputs(engine, _request(text="[[sick]]"))
         with pytest.raises(EngineUnavailable):
             await engine.check_health()
+
+
+BASE = EngineArm()
+SAMPLING = Sampling(max_tokens=40, temperature=1.0, seed=5, ignore_eos=True)
+
+
+def _steered(engine: Engine, direction: int, sign: float = 1.0, dose: float = 0.4) -> EngineArm:
+    space = engine.feature_space
+    assert space is not None
+    return EngineArm(tuple(sign * float(row == direction) for row in range(space.num_features)), dose)
+
+
+def _judge(engine: Engine, *, sign: float = 1.0, doubt: float = 1e-4) -> BestOf:
+    """Somebody who likes the first feature, and nothing else."""
+    space = engine.feature_space
+    assert space is not None
+    size = space.num_features
+    mean = np.zeros((1, size))
+    mean[0, 0] = sign * 10.0
+    mixture = Mixture(np.ones(1), mean, doubt * np.eye(size)[None])
+    return BestOf(Readout(np.eye(size), np.zeros(size), np.ones(size)), (mixture,))
+
+
+async def _answers(engine: Engine, request: GenerationRequest) -> tuple[list[str], Verdict, list[Output]]:
+    outputs = [output async for output in generate(engine, request)]
+    verdict = outputs[-1].verdict
+    assert verdict is not None
+    assert all(output.verdict is None for output in outputs[:-1])
+    return _texts(outputs, len(verdict.order)), verdict, outputs
+
+
+async def test_the_base_arm_is_the_engine_without_arms(engine: Engine) -> None:
+    plain = _texts(await _outputs(engine, _request(sampling=SAMPLING)))
+    (alone,), verdict, _ = await _answers(engine, _request(sampling=SAMPLING, arms=(BASE,), best_of=BestOf()))
+    assert [alone] == plain
+    assert verdict.order == [0]
+    assert np.isfinite(verdict.features_array()).all()
+
+
+async def test_base_arms_are_the_choices_of_one_request(engine: Engine) -> None:
+    many = msgspec.structs.replace(SAMPLING, n=3)
+    plain = _texts(await _outputs(engine, _request(sampling=many)), 3)
+    request = _request(sampling=SAMPLING, arms=(BASE,) * 3, best_of=BestOf(num_best=3))
+    texts, verdict, _ = await _answers(engine, request)
+    assert texts == plain
+    assert verdict.order == [0, 1, 2]
+
+
+@pytest.mark.parametrize("is_streaming", [True, False])
+async def test_the_arm_the_judge_likes_best_is_served(engine: Engine, is_streaming: bool) -> None:
+    arms = (BASE, *(_steered(engine, 0, sign) for sign in (1.0, -1.0)), BASE)
+    chosen: dict[float, int] = {}
+    for sign in (1.0, -1.0):
+        request = _request(sampling=SAMPLING, arms=arms, best_of=_judge(engine, sign=sign), is_streaming=is_streaming)
+        (text,), verdict, outputs = await _answers(engine, request)
+        rewards = sign * 10.0 * verdict.features_array()[:, 0]
+        (winner,) = verdict.order
+        assert winner == np.argmax(rewards)
+        np.testing.assert_allclose(verdict.rewards, rewards - rewards[0], atol=1e-3)
+        assert verdict.num_tokens == [40] * 4
+        assert sum(d.num_tokens for output in outputs for d in output.deltas) == 40
+        assert text
+        chosen[sign] = winner
+    assert chosen[1.0] != chosen[-1.0]
+
+
+async def test_the_best_n_come_in_order(engine: Engine) -> None:
+    arms = (BASE, *(_steered(engine, direction) for direction in (0, 1, 2)))
+    rules = dataclasses.replace(_judge(engine), num_best=3)
+    texts, verdict, outputs = await _answers(engine, _request(sampling=SAMPLING, arms=arms, best_of=rules))
+    assert len(texts) == 3
+    assert all(texts)
+    rewards = [verdict.rewards[arm] for arm in verdict.order]
+    assert rewards == sorted(rewards, reverse=True)
+    ends = [d for output in outputs for d in output.deltas if d.finish_reason is not None]
+    assert sorted(d.index for d in ends) == [0, 1, 2]
+
+
+async def test_losers_leave_at_checkpoints_and_the_survivor_streams_from_there(engine: Engine) -> None:
+    arms = (BASE, *(_steered(engine, direction % 4, 1.0 - direction % 2) for direction in range(7)))
+    rules = dataclasses.replace(_judge(engine), checkpoints=(4, 8, 16))
+    request = _request(sampling=SAMPLING, arms=arms, best_of=rules)
+    (text,), verdict, outputs = await _answers(engine, request)
+    assert sum(verdict.num_tokens) < 8 * 40 * 0.6
+    assert max(verdict.num_tokens) == 40
+    assert verdict.num_tokens[verdict.order[0]] == 40
+    assert len(outputs) > 10, "the survivor streams"
+    assert all(np.isfinite(verdict.rewards)), "everyone has been scored before leaving"
+    again = msgspec.structs.replace(request, request_id="again")
+    (repeated,), second, _ = await _answers(engine, again)
+    assert (repeated, second.order) == (text, verdict.order)
+    whole = msgspec.structs.replace(request, request_id="whole", is_streaming=False)
+    (joined,), third, last = await _answers(engine, whole)
+    assert (joined, third.order) == (text, verdict.order)
+    assert len(last) == 1
+
+
+async def test_doubt_keeps_the_base(engine: Engine) -> None:
+    arms = (BASE, _steered(engine, 0), _steered(engine, 1))
+    rules = dataclasses.replace(_judge(engine, doubt=1e6), gate=0.95)
+    _, verdict, _ = await _answers(engine, _request(sampling=SAMPLING, arms=arms, best_of=rules))
+    assert verdict.order == [0]
+    assert verdict.reason in ("gate", "base_best")
+
+
+async def test_tools_logprobs_and_schemas_survive_the_choice(engine: Engine) -> None:
+    schema = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "x",
+            "schema": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]},
+        },
+    }
+    sampling = Sampling(max_tokens=40, temperature=0.0, num_logprobs=2)
+    rules = dataclasses.replace(_judge(engine), checkpoints=(2, 4))
+    arms = (BASE, _steered(engine, 0), _steered(engine, 1), _steered(engine, 2))
+    for is_streaming in (True, False):
+        request = _request(
+            sampling=sampling, arms=arms, best_of=rules, response_format=schema, is_streaming=is_streaming
+        )
+        (text,), _, outputs = await _answers(engine, request)
+        assert json.loads(text).keys() == {"a"}
+        deltas = [d for output in outputs for d in output.deltas]
+        assert sum(len(d.logprobs or ()) for d in deltas) == sum(d.num_tokens for d in deltas)
+        chat = ChatInput(
+            CHAT.messages, tools=[TOOL], tool_choice={"type": "function", "function": {"name": "get_weather"}}
+        )
+        request = _request(
+            sampling=Sampling(max_tokens=96, temperature=0.0),
+            chat=chat,
+            arms=arms,
+            best_of=rules,
+            is_streaming=is_streaming,
+        )
+        _, _, outputs = await _answers(engine, request)
+        calls = [call for output in outputs for d in output.deltas for call in d.tool_calls or ()]
+        assert calls[0].name == "get_weather"
+        assert json.loads("".join(call.arguments for call in calls)).keys() == {"city"}
+
+
+async def test_leaving_aborts_every_arm(engine: Engine) -> None:
+    rules = dataclasses.replace(_judge(engine), checkpoints=(2,))
+    sampling = msgspec.structs.replace(SAMPLING, max_tokens=400)
+    chat = ChatInput([{"role": "user", "content": "Tell me more. [[tokens: 400]]"}])
+    stream = generate(engine, _request(sampling=sampling, chat=chat, arms=(BASE,) * 4, best_of=rules))
+    await anext(stream)
+    await stream.aclose()
+    (text,), _, _ = await _answers(engine, _request(sampling=SAMPLING, arms=(BASE,), best_of=BestOf()))
+    assert text
+
+
+async def test_given_answers_measure_as_generated_ones_do(engine: Engine) -> None:
+    request = _request(sampling=SAMPLING, arms=(BASE, _steered(engine, 0)), best_of=BestOf(num_best=2))
+    texts, verdict, _ = await _answers(engine, request)
+    measured = await engine.measure(MeasureRequest("m1", [*texts, ""], chat=CHAT))
+    assert measured.feature_space == verdict.feature_space
+    assert measured.counts[2] == 0
+    assert np.isnan(measured.values[2]).all()
+    generated = verdict.features_array()
+    # The last token of a generated answer is not measured; of a given one it is.
+    scale = np.abs(generated).mean()
+    assert np.abs(measured.values[:2] - generated).mean() < 0.15 * scale
+    swapped = np.abs(measured.values[:2] - generated[::-1]).mean()
+    assert np.abs(measured.values[:2] - generated).mean() < 0.5 * swapped
+    again = await engine.measure(MeasureRequest("m2", [texts[0]], chat=CHAT))
+    np.testing.assert_allclose(again.values[0], measured.values[0], atol=0.05 * scale)
