@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -23,21 +23,22 @@ import numpy as np
 from router.candidates import PlanConfig, pick_instruction, plan_candidates
 from router.groups import Aggregate
 from router.mixture import Mixture
+from router.reward import Rewards, score
 from router.routing import RoutingConfig, Wishes
 from router.routing import route as find_route
 from router.types import Arm, Array, Posterior, Route
 from serve.artifacts.artifact import Artifact
 from serve.config import PersonalizationConfig
-from serve.engines.protocol import BestOf, EngineArm, GenerationRequest, Output, Verdict
+from serve.engines.protocol import BestOf, EngineArm, GenerationRequest, MeasureRequest, Output, Verdict
 from serve.errors import EngineUnavailable, InvalidRequest
 from serve.metrics import Metrics
 from serve.people import Candidates
+from serve.report import Report, strongest
 from serve.service import Service
 from user_store.errors import StoreError
 from user_store.types import CompletionRecord, Profile, UserKey
 
 logger = logging.getLogger("palate.pipeline")
-MAX_ATTRIBUTES = 5  # named in a report
 
 
 class Taste(Protocol):
@@ -89,74 +90,6 @@ class Options:
 
 
 @dataclass(slots=True)
-class Report:
-    """How an answer came about; becomes the response's `palate`."""
-
-    reason: str
-    is_personalized: bool = False
-    artifact: str | None = None
-    routes: tuple[Route, ...] = ()
-    attributes: dict[str, float] = field(default_factory=dict)
-    arms: tuple[Arm, ...] = ()
-    verdict: Verdict | None = None
-    routing_s: float = 0.0
-    degraded: str | None = None
-    explain: bool = False
-
-    @property
-    def is_worth_telling(self) -> bool:
-        """Whether a stream needs a closing chunk for it; requests without a person stay exactly OpenAI's."""
-        return self.reason != "no_user"
-
-    def to_json(self) -> dict[str, Any]:
-        """Render it."""
-        plain: dict[str, Any] = {"personalized": self.is_personalized, "reason": self.reason, "artifact": self.artifact}
-        if self.degraded:
-            plain["degraded"] = self.degraded
-        if self.routes:
-            route = self.routes[0]
-            plain |= {
-                "mixture_weights": _rounded(route.mixture_weights),
-                "certainty": round(route.certainty, 4),
-                "steering": route.steering,
-                "dose": round(route.dose, 4),
-                "attributes": self.attributes,
-            }
-        overhead = {"routing": round(1e3 * self.routing_s, 3)}
-        verdict = self.verdict
-        if verdict is not None:
-            winner = verdict.order[0]
-            overhead["choosing"] = round(1e3 * verdict.choosing_s, 3)
-            plain |= {
-                "choice": {
-                    "arm": winner,
-                    "kind": self.arms[winner].kind,
-                    "reason": verdict.reason,
-                    "prob_over_base": round(verdict.prob_over_base, 4),
-                },
-                "num_candidates": len(self.arms),
-                "candidate_tokens": sum(verdict.num_tokens),
-            }
-            if self.explain:
-                plain["candidates"] = [self._candidate(index, verdict) for index in range(len(self.arms))]
-        plain["overhead_ms"] = overhead
-        return plain
-
-    def _candidate(self, index: int, verdict: Verdict) -> dict[str, Any]:
-        arm = self.arms[index]
-        return {
-            "arm": index,
-            "kind": arm.kind,
-            "dose": round(arm.dose, 4),
-            "reward": _finite(verdict.rewards[index]),
-            "std": _finite(verdict.stds[index]),
-            "penalty": _finite(verdict.penalties[index]),
-            "is_vetoed": math.isinf(verdict.penalties[index]),
-            "num_tokens": verdict.num_tokens[index],
-        }
-
-
-@dataclass(slots=True)
 class Answer:
     """An answer on its way: iterate `outputs`; then `report` is complete."""
 
@@ -193,6 +126,35 @@ class Pipeline:
         self._metrics.answers.labels("on" if report.is_personalized else report.reason).inc()
         return Answer(self._run(plan, persons[0] if persons else None), report)
 
+    async def rewards(
+        self, request: MeasureRequest, persons: Sequence[UserKey], options: Options
+    ) -> tuple[Rewards, Report]:
+        """Judge given answers by what a person, or with nobody named everyone, likes.
+
+        Raises:
+            InvalidRequest: no artifact fits this server's model, or the options do not fit.
+            EngineUnavailable: the engine or, for a person, the store cannot be asked.
+        """
+        self._check(options)
+        people = self._people
+        if people is None or not await self._fits(people.artifact):
+            raise InvalidRequest("There is no artifact for this server's model: texts cannot be judged.", param="model")
+        artifact = people.artifact
+        report = Report("no_user", artifact=artifact.version)
+        tastes: list[Taste] = []
+        try:
+            tastes = list(await asyncio.gather(*(people.taste(key) for key in persons)))
+        except StoreError as error:
+            logger.warning("texts are judged by everyone's taste: %s", type(error).__name__)
+            report.reason, report.degraded = "degraded", "store"
+        report.routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+        report.is_personalized = any(taste.posterior is not None for taste in tastes)
+        features = await self._service.measure(request)
+        report.num_tokens = sum(features.counts)
+        unmeasured = np.array([count == 0 for count in features.counts])
+        phi = artifact.readout(np.where(unmeasured[:, None], artifact.population.center, features.values))
+        return score(phi, report.routes[0].judge), report
+
     async def shutdown(self) -> None:
         """Wait for what is still being remembered."""
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -224,7 +186,8 @@ class Pipeline:
             tastes = await asyncio.gather(*(people.taste(key) for key in persons))
         except StoreError as error:
             logger.warning("personalization is off for this request: %s", type(error).__name__)
-            return _Plan(request, replace(report, reason="degraded", degraded="store"))
+            report.reason, report.degraded = "degraded", "store"
+            return _Plan(request, report)
         routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.routes = routes
         if all(route.is_zero for route in routes):
@@ -240,7 +203,7 @@ class Pipeline:
         explore = config.explore if options.explore is None else options.explore
         report.arms = _arms(report.routes, artifact, PlanConfig(num_arms, explore=explore), rng, request, config)
         report.is_personalized, report.reason = True, report.routes[0].steering
-        report.attributes = _attributes(report.routes[0], artifact)
+        report.attributes = strongest(report.routes[0], artifact)
         is_halving = config.halving if options.is_halving is None else options.is_halving
         rules = BestOf(
             readout=artifact.readout,
@@ -397,19 +360,3 @@ def _with_arms(request: GenerationRequest, artifact: Artifact, arms: Sequence[Ar
 
 def _base_arm(artifact: Artifact) -> Arm:
     return Arm("base", np.zeros(artifact.population.num_features))
-
-
-def _attributes(route: Route, artifact: Artifact) -> dict[str, float]:
-    """Name the strongest wishes, in logits of a comparison per standard deviation of the attribute."""
-    names = artifact.population.attribute_names
-    weights = route.judge.mean - artifact.population.base_weights
-    ranked = sorted((row for row, name in enumerate(names) if name), key=lambda row: -abs(weights[row]))
-    return {names[row]: round(float(weights[row]), 4) for row in ranked[:MAX_ATTRIBUTES] if weights[row]}
-
-
-def _rounded(values: Array) -> list[float]:
-    return [round(float(value), 4) for value in values]
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None

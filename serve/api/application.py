@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from serve import __version__
-from serve.api import chat, completions, system
+from serve.api import chat, completions, rerank, system
 from serve.api.context import ApiContext
 from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
 from serve.api.streaming import json_response
@@ -38,7 +38,7 @@ def create_app(context: ApiContext) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.context = context
-    for router in (chat.router, completions.router, system.router):
+    for router in (chat.router, completions.router, rerank.router, system.router):
         app.include_router(router)
     _add_docs(app)
     _add_error_handlers(app)

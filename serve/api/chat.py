@@ -15,7 +15,8 @@ from serve.api.streaming import Events, event, event_stream, json_response, whil
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, Delta, GenerationRequest, Output, Sampling, TokenLogprob, ToolCallDelta
 from serve.errors import InvalidRequest
-from serve.pipeline import Answer, Options, Report
+from serve.pipeline import Answer, Options
+from serve.report import Report
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 

@@ -74,7 +74,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 def _random_space() -> FeatureSpace:
     """A space of the default model with nothing learned in it."""
     rng = np.random.default_rng(7)
-    basis = rng.normal(size=(8, 1_152)).astype(np.float32) / 34
+    basis = (rng.normal(size=(8, 1_152)) / 34).astype(np.float32)
     projection = Projection(basis, np.zeros(1_152, np.float32), np.ones(1_152, np.float32))
     return FeatureSpace(
         DEFAULT_MODEL.name, (14, 21), 14, projection, rng.normal(size=(576, 8)).astype(np.float32), max_dose=0.4
