@@ -30,7 +30,17 @@ from user_store import errors as store_errors
 
 logger = logging.getLogger("palate.api")
 
-UNION_TAGS = {"str", "int", "none", "NamedToolChoice", "text", "json_object", "json_schema"}
+UNION_TAGS = {
+    "str",
+    "int",
+    "constrained-str",
+    "constrained-int",
+    "none",
+    "NamedToolChoice",
+    "text",
+    "json_object",
+    "json_schema",
+}
 DESCRIPTION = """An OpenAI-compatible endpoint in front of one base model.
 
 Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
