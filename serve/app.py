@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -25,7 +24,9 @@ from serve.engines.factory import create_engine
 from serve.engines.protocol import Features, GenerationRequest, MeasureRequest, ModelInfo, Output, Sampling
 from serve.errors import PalateError
 from serve.home import Home
+from serve.keys import KeyFile
 from serve.listener import Listener
+from serve.memory import open_memory
 from serve.metrics import Metrics
 from serve.remote import RayService
 from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
@@ -135,12 +136,22 @@ class IngressDeployment:
     """
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, config: Config, api_key: str | None, engine: DeploymentHandle[Any], is_listening: bool
+        self, config: Config, secrets: Secrets, home: str, engine: DeploymentHandle[Any], is_listening: bool
     ) -> None:
-        secrets = Secrets(api_key=SecretStr(api_key) if api_key else None)
         receiver = OutputReceiver(ray.util.get_node_ip_address())
         self._service = RayService(engine, receiver, config.http.request_timeout_s)
-        self.application = create_app(ApiContext(self._service, config, secrets, Metrics()))
+        metrics, folder = Metrics(), Home(Path(home))
+        self._memory = await open_memory(config, secrets, folder, self._service, metrics)
+        self._context = ApiContext(
+            self._service,
+            config,
+            secrets,
+            metrics,
+            people=self._memory.people if self._memory else None,
+            desk=self._memory.desk if self._memory else None,
+            keys=KeyFile(folder.keys),
+        )
+        self.application = create_app(self._context)
         self._listener = Listener(self.application, config) if is_listening else None
 
     async def check_health(self) -> None:
@@ -153,6 +164,9 @@ class IngressDeployment:
         with contextlib.suppress(AttributeError):  # a replica whose start failed
             if self._listener is not None:
                 await self._listener.shutdown()
+            await self._context.pipeline.shutdown()
+            if self._memory is not None:
+                await self._memory.close()
             await self._service.shutdown()
 
 
@@ -192,5 +206,4 @@ def compose(config: Config, *, is_listening: bool) -> Application:
         graceful_shutdown_timeout_s=engine.drain_timeout_s,
         graceful_shutdown_wait_loop_s=0.5,
     )(IngressDeployment)
-    api_key = secrets.api_key.get_secret_value() if secrets.api_key else None
-    return ingress.bind(config, api_key, engines.bind(config, str(home.path)), is_listening)
+    return ingress.bind(config, secrets, str(home.path), engines.bind(config, str(home.path)), is_listening)

@@ -7,10 +7,15 @@ PalateError
 │   ├── ContextLengthExceeded 400
 │   └── RequestTooLarge    413
 ├── AuthenticationFailed   401
+├── PermissionDenied       403
 ├── NotFound               404
 │   └── ModelNotFound      404
 ├── MethodNotAllowed       405
+├── Conflict               409
+├── Gone                   410
 ├── Overloaded             429    with Retry-After
+├── StorageUnavailable     503    with Retry-After
+├── PersonalizationUnavailable 503
 ├── EngineUnavailable      503    with Retry-After
 │   └── GenerationFailed   500    a generation that had begun broke off
 └── DeadlineExceeded       504
@@ -97,6 +102,14 @@ class AuthenticationFailed(PalateError):
     code = "invalid_api_key"
 
 
+class PermissionDenied(PalateError):
+    """The API key is valid, but not for this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_scope"
+
+
 class NotFound(PalateError):
     """There is nothing at this address."""
 
@@ -119,6 +132,22 @@ class MethodNotAllowed(PalateError):
     code = "method_not_allowed"
 
 
+class Conflict(PalateError):
+    """Somebody else changed the same thing at the same time, or an id is taken."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class Gone(PalateError):
+    """It was here, and its time is over."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "completion_expired"
+
+
 class Overloaded(PalateError):
     """The queue is full; the caller should come back."""
 
@@ -126,6 +155,21 @@ class Overloaded(PalateError):
     type = "rate_limit_error"
     code = "queue_full"
     retry_after_s: int | None = 1
+
+
+class StorageUnavailable(PalateError):
+    """The store of people and feedback does not answer; nothing was acknowledged."""
+
+    status = 503
+    code = "store_unavailable"
+    retry_after_s: int | None = 2
+
+
+class PersonalizationUnavailable(PalateError):
+    """Nothing was learned yet that fits the served model, so feedback on it means nothing."""
+
+    status = 503
+    code = "personalization_unavailable"
 
 
 class EngineUnavailable(PalateError):

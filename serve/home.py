@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,26 @@ class Home:
     def cache(self) -> Path:
         """Compiler caches; safe to delete."""
         return self.path / "cache"
+
+    @property
+    def keys(self) -> Path:
+        """API keys, without their secrets."""
+        return self.path / "keys.json"
+
+    @property
+    def store_url(self) -> str:
+        """The embedded store."""
+        return f"sqlite://{quote(str(self.path))}/palate.db"
+
+    @property
+    def spool(self) -> Path:
+        """Feedback that waits for a store that is away, one file a replica."""
+        return self.path / "spool"
+
+    @property
+    def latents(self) -> Path:
+        """Snapshots of the latent index; safe to delete."""
+        return self.path / "latents"
 
     def create(self) -> Home:
         """Make the folder (mode 0700) if it is missing."""

@@ -94,6 +94,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.feedback = Counter(
+            "palate_feedback", "Feedback taken, by kind; duplicates apart.", ("kind", "result"), registry=self._registry
+        )
+        self.store_failures = Counter(
+            "palate_store_failures", "Requests that the store could not serve.", ("path",), registry=self._registry
+        )
+
     def render(self) -> bytes:
         """Render everything in Prometheus' text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

@@ -11,7 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +21,16 @@ from numpy.typing import NDArray
 from router.types import Posterior
 from serve.artifacts.artifact import Artifact
 from serve.preferences import Preferences
-from user_store.errors import Conflict, StoreError
+from user_store.errors import Conflict, StoreError, StoreUnavailable
 from user_store.folding import catch_up, settle_pending
 from user_store.latent_index import LatentIndex
 from user_store.store import UserStore
-from user_store.types import CompletionRecord, FeedbackEvent, Profile, UserKey, UserState
+from user_store.types import CompletionRecord, DeletionReceipt, FeedbackEvent, Profile, UserKey, UserState
 from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.people")
 
+PAUSE_AFTER_FAILURE_S = 1.0
 DEFAULT_COMPLETION_TTL_S = 30 * 86_400.0
 Clock = Callable[[], float]
 
@@ -57,19 +60,40 @@ class People:
 
     def __init__(
         self,
-        store: UserStore,
+        store: UserStore | None,
         artifact: Artifact,
         *,
         index: LatentIndex | None = None,
+        snapshot: Path | None = None,
         completion_ttl_s: float = DEFAULT_COMPLETION_TTL_S,
         clock: Clock = time.time,
     ) -> None:
-        self.store = store
+        """Take an open store, or None and `attach` it later: until then every call raises StoreUnavailable."""
+        self._store = store
         self.preferences = Preferences(artifact)
         self.index = index
+        self.snapshot = snapshot  # the index on disk
         self.clock = clock
         self._completion_ttl_s = completion_ttl_s
         self._running: dict[UserKey, asyncio.Task[None]] = {}
+        self._locks: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
+        self._closed_until = 0.0  # of the reads that answers wait for, on the monotonic clock
+
+    def attach(self, store: UserStore) -> None:
+        """Give people the store that could not be reached before."""
+        self._store = store
+
+    @property
+    def store(self) -> UserStore:
+        """The store. StoreUnavailable while it could not be opened."""
+        if self._store is None:
+            raise StoreUnavailable("the store could not be reached yet; it is tried again in the background")
+        return self._store
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store was ever reached."""
+        return self._store is not None
 
     @property
     def artifact(self) -> Artifact:
@@ -79,9 +103,16 @@ class People:
     async def taste(self, key: UserKey) -> Taste:
         """Read a person: exactly one read of the store. Raises StoreUnavailable.
 
-        A posterior that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
+        After a failure it fails at once for a second, so that answers do not wait for a store that is away. A posterior
+        that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
         """
-        state = await self.store.get_state(key)
+        if time.monotonic() < self._closed_until:
+            raise StoreUnavailable("the store did not answer a moment ago")
+        try:
+            state = await self.store.get_state(key)
+        except StoreUnavailable:
+            self._closed_until = time.monotonic() + PAUSE_AFTER_FAILURE_S
+            raise
         if self.is_behind(state):
             self._later(key, self.learn(key))
         return Taste(key, state.profile, self.preferences.posterior(state))
@@ -135,9 +166,19 @@ class People:
 
     async def learn(self, key: UserKey) -> UserState:
         """Fold what the posterior has not seen, and move the person in the index."""
-        state = await catch_up(self.store, key, self.preferences.model, now=self.clock())
+        async with self._locks.setdefault(key, asyncio.Lock()):  # in one process nobody need lose a race
+            state = await catch_up(self.store, key, self.preferences.model, now=self.clock())
         await self._index(state)
         return state
+
+    async def erase(self, key: UserKey) -> DeletionReceipt:
+        """Erase everything about a person, index and its file included; what they send later starts anew."""
+        receipt = await self.store.delete_user(key)
+        if self.index is not None:
+            await self.index.remove(key)
+        if self.snapshot is not None:  # the next refresh writes it without them
+            await asyncio.to_thread(self.snapshot.unlink, missing_ok=True)
+        return receipt
 
     async def _index(self, state: UserState) -> None:
         if self.index is None:
@@ -168,4 +209,5 @@ class People:
         await asyncio.gather(*self._running.values())
         if self.index is not None:
             await self.index.close()
-        await self.store.close()
+        if self._store is not None:
+            await self._store.close()

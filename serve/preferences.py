@@ -30,7 +30,8 @@ REMARK_WEIGHT = 0.3  # of one attribute named in a comment or reason
 NUM_STARS = 5  # a rating's value is 1 to NUM_STARS
 LARGEST = float(np.finfo(np.float64).max)  # stands for infinity in what is stored
 EVIDENCE = ("designs", "offsets", "groups", "lows", "highs", "weights", "num_outcomes", "times_s")
-ROWS = ("judged", "reference", "chosen", "rejected", "ranked")  # evidence that holds features
+# Evidence that holds features, and its number of axes.
+ROWS = {"judged": 1, "reference": 1, "chosen": 1, "rejected": 2, "ranked": 2}
 # Left out of what is stored while zero: most people have nothing condensed.
 FOLDED = ("folded_precision", "folded_shift", "folded_log_evidence")
 
@@ -89,7 +90,8 @@ class Preferences:
 
     def events(self, event: FeedbackEvent) -> list[Event]:
         """Turn a stored event into the preference model's events; none if it says nothing under this artifact."""
-        said = self._rated(event, event.evidence) if event.evidence and self._is_readable(event.evidence) else []
+        is_readable = event.evidence is not None and self._is_readable(event, event.evidence)
+        said = self._rated(event, event.evidence) if event.evidence is not None and is_readable else []
         return [*said, *self._remarks(event)]
 
     def _fold(self, arrays: Arrays, events: Sequence[FeedbackEvent]) -> Arrays:
@@ -125,8 +127,6 @@ class Preferences:
                 return [Rating(features=features["judged"], reference=reference, level=level, **who)]
             case FeedbackKind.RANKING:
                 return [Ranking(features=features["ranked"], **who)]
-            case FeedbackKind.COMMENT:
-                return []
             case _:
                 rejected = features.get("rejected", center[None])
                 if len(rejected) == 1:
@@ -151,12 +151,23 @@ class Preferences:
             for name, sign in attributes_named(text, names, verdict).items()
         ]
 
-    def _is_readable(self, evidence: Arrays) -> bool:
-        if "space" not in evidence:
+    def _is_readable(self, event: FeedbackEvent, evidence: Arrays) -> bool:
+        """Whether evidence is of our feature space and of the shape its kind needs; imports bring anything."""
+        if not np.array_equal(evidence.get("space", np.zeros(0)), _space_code(self._space)):
             return False
-        is_ours = np.array_equal(evidence["space"], _space_code(self._space))
         width = len(self._population.center)
-        return is_ours and all(evidence[name].shape[-1] == width for name in ROWS if name in evidence)
+        for name, num_axes in ROWS.items():
+            if name in evidence and (evidence[name].ndim != num_axes or evidence[name].shape[-1] != width):
+                return False
+        match event.kind:
+            case FeedbackKind.THUMB | FeedbackKind.IMPLICIT:
+                return "judged" in evidence and event.value in (-1, 1)
+            case FeedbackKind.RATING:
+                return "judged" in evidence and event.value in range(1, NUM_STARS + 1)
+            case FeedbackKind.RANKING:
+                return "ranked" in evidence and len(evidence["ranked"]) > 1
+            case _:
+                return "chosen" in evidence and bool(len(evidence.get("rejected", "-")))
 
     @property
     def _population(self) -> Population:
@@ -176,7 +187,9 @@ def choices_of(record: CompletionRecord) -> Rows:
     if record.features is None:
         raise ValueError("the completion is only announced; wait until it is stored")
     order = record.payload.get("order")
-    rows = [int(str(row)) for row in order] if isinstance(order, list) else [record.chosen]
+    rows = [row for row in order if type(row) is int] if isinstance(order, list) else []
+    if not rows or not all(0 <= row < len(record.features) for row in rows):  # an import's idea of an order
+        rows = [record.chosen]
     return np.asarray(record.features[rows], dtype=np.float32)
 
 

@@ -62,21 +62,30 @@ def attributes_named(text: str, attribute_names: Sequence[str], verdict: int = 0
 
     `verdict` is the thumb it came with, -1 or 1: then a bare "long" is a fault or a merit; 0 without one.
     """
-    names = [name for name in attribute_names if name]
+    names = {name: _parts(name, attribute_names) for name in attribute_names if name}
     wishes: dict[str, int] = {}
     for clause in _CLAUSE.split(text[:MAX_CHARS].lower().replace("’", "'")):
         words = _WORD.findall(clause)
         for position, word in enumerate(words):
-            for name in names:
-                end = _end(word, name)
+            for name, parts in names.items():
+                end = _end(word, parts)
                 if end:
                     wishes[name] = wishes.get(name, 0) + end * _turn(words, position, verdict)
     return {name: 1 if wish > 0 else -1 for name, wish in wishes.items() if wish}
 
 
-def _end(word: str, name: str) -> int:
+def _parts(name: str, others: Sequence[str]) -> frozenset[str]:
+    """Return the words of a name that no other attribute has: "marks" alone means neither kind of marks."""
+    shared = {part for other in others if other != name for part in _words(other)}
+    return frozenset(_words(name)) - shared
+
+
+def _words(name: str) -> list[str]:
+    return _WORD.findall(name.lower().replace("_", " "))
+
+
+def _end(word: str, parts: frozenset[str]) -> int:
     """Say which end of an attribute a word speaks of: 1 for much of it, -1 for little, 0 for neither."""
-    parts = set(_WORD.findall(name.lower().replace("_", " ")))
     if word in parts:
         return 1
     for topic in TOPICS:

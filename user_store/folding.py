@@ -78,7 +78,7 @@ async def fold_log(store: UserStore, state: UserState, model: PosteriorModel, *,
     # Events that arrived after the state was read may belong to a newer revision; they are left to the next call.
     events = [event for event in events if event.seq <= state.position.seq]
     if counting := effective(events):
-        arrays = model.fold(arrays, counting)
+        arrays = await asyncio.to_thread(model.fold, arrays, counting)  # a long log takes longer than a token may wait
     return StoredPosterior(arrays, model.population, state.position, updated_at=now)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from user_store import codec
 from user_store.codec import Json
-from user_store.errors import Conflict, CorruptRecord, NotFound
+from user_store.errors import Conflict, CorruptRecord, Expired, NotFound
 from user_store.store import UserStore
 from user_store.types import CompletionRecord, FeedbackEvent, LogPosition, Profile, StoredPosterior, UserKey
 from user_store.validation import Array, Arrays, JsonValue
@@ -60,16 +60,18 @@ async def import_user(store: UserStore, key: UserKey, export: UserExport, *, now
     """Add an export to a person, new or known; may be repeated after a failure.
 
     A profile with decisions replaces the stored one. The posterior is taken over only by a person without events;
-    otherwise it is rebuilt from the joined log. Conflict if an event's id belongs to somebody else in the tenant.
+    otherwise it is rebuilt from the joined log. Conflict if an event or completion is somebody else's in the tenant.
     """
     before = await store.get_state(key)
     events = [replace(event, key=key, seq=0) for event in export.events]
+    completions = [record for record in export.completions if record.expires_at > now]
     for event in events:
         await _check_owner(store, event)
+    for record in completions:
+        await _check_answerer(store, key, record, now)
     receipts = await store.append_events(events)
-    for record in export.completions:
-        if record.expires_at > now:
-            await store.put_completion(replace(record, key=key))
+    for record in completions:
+        await store.put_completion(replace(record, key=key))
     await _import_profile(store, key, export.profile)
     duplicates = sum(receipt.is_duplicate for receipt in receipts)
     state = await store.get_state(key)
@@ -78,7 +80,7 @@ async def import_user(store: UserStore, key: UserKey, export: UserExport, *, now
         posterior = replace(export.posterior, position=state.position, version=0)
         await store.put_posterior(key, posterior, expected_version=0)
     has_posterior = export.posterior is not None and is_alone
-    return ImportReceipt(len(events) - duplicates, duplicates, len(export.completions), has_posterior)
+    return ImportReceipt(len(events) - duplicates, duplicates, len(completions), has_posterior)
 
 
 async def _check_owner(store: UserStore, event: FeedbackEvent) -> None:
@@ -88,6 +90,15 @@ async def _check_owner(store: UserStore, event: FeedbackEvent) -> None:
         return
     if found.key != event.key:
         raise Conflict("an event of this import belongs to another person; give it another id", current_version=0)
+
+
+async def _check_answerer(store: UserStore, key: UserKey, record: CompletionRecord, now: float) -> None:
+    try:
+        found = await store.get_completion(key.tenant, record.id, now=now)
+    except (NotFound, Expired):
+        return
+    if found.key != key:
+        raise Conflict("a completion of this import belongs to another person; leave it out", current_version=0)
 
 
 async def _import_profile(store: UserStore, key: UserKey, profile: Profile) -> None:

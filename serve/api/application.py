@@ -13,15 +13,34 @@ from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from serve import __version__
-from serve.api import chat, completions, rerank, system
+from serve.api import chat, completions, feedback, rerank, system, users
 from serve.api.context import ApiContext
 from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
 from serve.api.streaming import json_response
-from serve.errors import InvalidRequest, MethodNotAllowed, NotFound, PalateError
+from serve.errors import (
+    Conflict,
+    Gone,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PalateError,
+    StorageUnavailable,
+)
+from user_store import errors as store_errors
 
 logger = logging.getLogger("palate.api")
 
-UNION_TAGS = {"str", "int", "none", "NamedToolChoice", "text", "json_object", "json_schema"}
+UNION_TAGS = {
+    "str",
+    "int",
+    "constrained-str",
+    "constrained-int",
+    "none",
+    "NamedToolChoice",
+    "text",
+    "json_object",
+    "json_schema",
+}
 DESCRIPTION = """An OpenAI-compatible endpoint in front of one base model.
 
 Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
@@ -38,7 +57,14 @@ def create_app(context: ApiContext) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.context = context
-    for router in (chat.router, completions.router, rerank.router, system.router):
+    for router in (
+        chat.router,
+        completions.router,
+        rerank.router,
+        feedback.router,
+        users.router,
+        system.router,
+    ):
         app.include_router(router)
     _add_docs(app)
     _add_error_handlers(app)
@@ -73,6 +99,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def palate_error(request: Request, error: PalateError) -> Response:
         return await render(request, error)
 
+    @app.exception_handler(store_errors.StoreError)
+    async def store_error(request: Request, error: store_errors.StoreError) -> Response:
+        if isinstance(error, store_errors.StoreUnavailable):
+            path = getattr(request.scope.get("route"), "path", "unmatched")
+            request.app.state.context.metrics.store_failures.labels(path).inc()
+        return await render(request, _from_store(error))
+
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
         return await render(request, _from_validation(error))
@@ -93,6 +126,21 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def internal_error(request: Request, error: Exception) -> Response:
         logger.error("%s failed", request_id_of(request), exc_info=error)
         return await render(request, PalateError("An internal error; the server's log has it under the request id."))
+
+
+def _from_store(error: store_errors.StoreError) -> PalateError:
+    """Say a store's error in HTTP's terms."""
+    match error:
+        case store_errors.StoreUnavailable():
+            return StorageUnavailable("The store of people and feedback does not answer; try again shortly.")
+        case store_errors.NotFound():
+            return NotFound("There is nothing of that id here.")
+        case store_errors.Expired():
+            return Gone("What is known of this completion is no longer kept.")
+        case store_errors.Conflict():
+            return Conflict(str(error))
+        case _:
+            return PalateError("What is stored cannot be read; `palate store check` names it.", code="store_damaged")
 
 
 def _from_validation(error: RequestValidationError) -> InvalidRequest:

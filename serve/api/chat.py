@@ -34,7 +34,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     context = context_of(request)
     generation = to_generation(body, context)
     wishes = body.palate or PalateOptions()
-    persons = context.persons(body.safety_identifier or body.user, wishes.users)
+    persons = context.persons(request, (body.safety_identifier, body.user), wishes.users)
     answer = await context.pipeline.answer(generation, persons, to_options(wishes))
     if body.stream:
         return await event_stream(request, answer.outputs, _chunks(body, generation, context, answer.report))

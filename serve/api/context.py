@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,14 +13,14 @@ from pydantic import BaseModel
 
 from serve import __version__
 from serve.config import Config, Secrets
-from serve.errors import InvalidRequest, ModelNotFound
+from serve.errors import InvalidRequest, ModelNotFound, PersonalizationUnavailable
+from serve.feedback import FeedbackDesk
+from serve.keys import Doorkeeper, KeyFile, Principal
 from serve.metrics import Metrics
 from serve.people import People
 from serve.pipeline import Pipeline
 from serve.service import Service
 from user_store.types import UserKey
-
-DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,45 @@ class ApiContext:
     secrets: Secrets
     metrics: Metrics
     people: People | None = None
+    desk: FeedbackDesk | None = None
+    keys: KeyFile | None = None
+
+    @property
+    def open_people(self) -> People:
+        """People, or PersonalizationUnavailable where nothing was learned for the served model."""
+        if self.people is None:
+            raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
+        return self.people
+
+    @property
+    def open_desk(self) -> FeedbackDesk:
+        """The desk, or PersonalizationUnavailable as above."""
+        if self.desk is None:
+            raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
+        return self.desk
+
+    @cached_property
+    def doorkeeper(self) -> Doorkeeper:
+        """Who may come in."""
+        key = self.secrets.api_key
+        return Doorkeeper(key.get_secret_value() if key else None, self.keys)
 
     @cached_property
     def pipeline(self) -> Pipeline:
         """The way of every answer."""
         return Pipeline(self.service, self.people, self.config.personalization, self.metrics)
 
-    def persons(self, user: str | None, several: list[str]) -> list[UserKey]:
-        """Name whom an answer is for. Raises InvalidRequest for a name nobody can have."""
+    def persons(self, request: Request, names: Sequence[str | None], several: list[str]) -> list[UserKey]:
+        """Name whom an answer is for: `several`, or the trusted header, or the first of `names`.
+
+        Raises InvalidRequest for a name nobody can have.
+        """
+        header = self.config.users.trusted_header
+        trusted = request.headers.get(header) if header else None
+        single = next((name for name in (trusted, *names) if name), None)
+        tenant = principal_of(request).tenant
         try:
-            return [UserKey(DEFAULT_TENANT, name) for name in dict.fromkeys(several or ([user] if user else []))]
+            return [UserKey(tenant, name) for name in dict.fromkeys(several or ([single] if single else []))]
         except ValueError as error:
             raise InvalidRequest(str(error), param="palate.users" if several else "user") from error
 
@@ -65,6 +95,12 @@ class ApiContext:
         if (n or 1) > limit:
             raise InvalidRequest(f"n may be at most {limit} here.", param="n")
         return n or 1
+
+
+def principal_of(request: Request) -> Principal:
+    """Return who sent the request."""
+    principal: Principal = request.state.principal
+    return principal
 
 
 def context_of(request: Request) -> ApiContext:

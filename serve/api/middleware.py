@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import secrets
 import time
@@ -14,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.context import ApiContext
 from serve.api.streaming import json_response
-from serve.errors import AuthenticationFailed, PalateError, RequestTooLarge
+from serve.errors import AuthenticationFailed, PalateError, PermissionDenied, RequestTooLarge
+from serve.keys import required_scope
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 PROTECTED_PREFIX = "/v1/"
@@ -94,24 +93,29 @@ class Measured:
 
 
 class Keys:
-    """Asks for the API key under `/v1/`, if there is one."""
+    """Finds out who sends a request under `/v1/`, and whether their key may do it; handlers find them in the state."""
 
     def __init__(self, app: ASGIApp, context: ApiContext) -> None:
         self._app = app
-        key = context.secrets.api_key
-        self._digest = hashlib.sha256(key.get_secret_value().encode()).digest() if key else None
+        self._doorkeeper = context.doorkeeper
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] != "http" or self._digest is None or not scope["path"].startswith(PROTECTED_PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED_PREFIX):
             await self._app(scope, receive, send)
             return
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        given_digest = hashlib.sha256(given.strip().encode()).digest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given_digest, self._digest):
+        principal = self._doorkeeper.admit(given.strip() if scheme.lower() == "bearer" else None)
+        if principal is None:
             message = "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
             await _refuse(AuthenticationFailed(message), scope, receive, send)
             return
+        needed = required_scope(scope["method"], scope["path"])
+        if needed is not None and not principal.may(needed):
+            message = f"This API key does not have the scope '{needed}' that this needs."
+            await _refuse(PermissionDenied(message), scope, receive, send)
+            return
+        scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 from scipy.special import expit
 
-from serve.api.context import ApiContext, context_of, error_responses
+from serve.api.context import context_of, error_responses
 from serve.api.requests import Identifier, PalateOptions, RequestModel
 from serve.api.streaming import json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
@@ -118,7 +118,7 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
     """Order texts by a person's taste, in the shape Jina and vLLM use."""
     context = context_of(request)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    scores, num_tokens, told = await while_connected(request, _scores(body, body.query, texts, context))
+    scores, num_tokens, told = await while_connected(request, _scores(body, body.query, texts, request))
     ranked = sorted(range(len(texts)), key=lambda index: (-scores[index], index))[: body.top_n]
     results: list[dict[str, Any]] = [{"index": index, "relevance_score": scores[index]} for index in ranked]
     if body.return_documents:
@@ -143,7 +143,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     """Score texts by a person's taste, in vLLM's shape."""
     context = context_of(request)
     texts = [body.text_2] if isinstance(body.text_2, str) else body.text_2
-    scores, num_tokens, told = await while_connected(request, _scores(body, body.text_1, texts, context))
+    scores, num_tokens, told = await while_connected(request, _scores(body, body.text_1, texts, request))
     return json_response(
         {
             "id": context.new_id("score"),
@@ -158,13 +158,14 @@ async def score(body: ScoreRequest, request: Request) -> Response:
 
 
 async def _scores(
-    body: JudgedRequest, query: str, texts: list[str], context: ApiContext
+    body: JudgedRequest, query: str, texts: list[str], request: Request
 ) -> tuple[list[float], int, dict[str, Any]]:
+    context = context_of(request)
     context.check_model(body.model)
     wishes = body.palate or PalateOptions()
     if wishes.users:
         raise InvalidRequest("Texts are judged by one person; name them in 'user'.", param="palate.users")
-    persons = context.persons(body.safety_identifier or body.user, [])
+    persons = context.persons(request, (body.safety_identifier, body.user), [])
     measured = MeasureRequest(context.new_id("measure"), texts, chat=ChatInput([{"role": "user", "content": query}]))
     rewards, report = await context.pipeline.rewards(
         measured, persons, Options(strength=wishes.strength, weights=wishes.weights)

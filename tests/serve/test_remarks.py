@@ -31,5 +31,11 @@ def test_remarks(text: str, verdict: int, wishes: dict[str, int]) -> None:
     assert attributes_named(text, NAMES, verdict) == wishes
 
 
+def test_a_word_that_two_attributes_share_names_neither() -> None:
+    names = ("question_marks", "exclamation_marks")
+    assert attributes_named("no marks, please", names) == {}
+    assert attributes_named("fewer exclamation marks", names) == {"exclamation_marks": -1}
+
+
 def test_a_scale_named_by_its_other_end_turns_the_wish() -> None:
     assert attributes_named("shorter, please", ("length",)) == {"length": -1}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.config import Config, Secrets
 from serve.engines.scripted_engine import ScriptedEngine
+from serve.home import Home
+from serve.memory import open_memory
 from serve.metrics import Metrics
 from serve.service import LocalService
 
@@ -28,10 +32,21 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 
 
 def _app() -> Any:
+    """A server with people, whose store lies in a folder that is gone at exit."""
+    folder = tempfile.TemporaryDirectory(prefix="palate-schema-")
+    atexit.register(folder.cleanup)
     config = Config.model_validate({"engine": {"kind": "scripted"}, "model": {"served_name": "m"}})
     engine = ScriptedEngine("m", die=lambda: None)
+    service, metrics = LocalService(engine), Metrics()
     asyncio.run(engine.start())
-    return create_app(ApiContext(LocalService(engine), config, Secrets(), Metrics()))
+    memory = asyncio.run(open_memory(config, Secrets(), Home(Path(folder.name)), service, metrics))
+    assert memory is not None
+    return create_app(ApiContext(service, config, Secrets(), metrics, people=memory.people, desk=memory.desk))
+
+
+@schemathesis.serializer("application/x-ndjson")  # type: ignore[untyped-decorator]
+def as_lines(_context: Any, value: Any) -> bytes:
+    return str(value).encode(errors="replace")
 
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", _app())

@@ -1,0 +1,346 @@
+"""Feedback on its way in: what was said is checked, given its evidence, made durable, and only then acknowledged.
+
+The person's posterior is brought up to date before the answer, so that the next request already uses it; if that must
+wait (a lost race, a store that went away between), the event is safe and the next event or request mends it. Knows no
+HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+
+from serve.artifacts.artifact import Question
+from serve.engines.protocol import ChatInput, MeasureRequest
+from serve.errors import Gone, InvalidRequest, NotFound, PersonalizationUnavailable
+from serve.metrics import Metrics
+from serve.people import People
+from serve.preferences import NUM_STARS, Rows, choices_of
+from serve.questions import question_id
+from serve.service import Service
+from serve.spooling import SpoolFolder
+from user_store import errors as store_errors
+from user_store.types import AppendReceipt, CompletionRecord, FeedbackEvent, FeedbackKind, UserKey
+from user_store.validation import JsonValue
+
+logger = logging.getLogger("palate.feedback")
+
+JUDGEMENTS = (FeedbackKind.THUMB, FeedbackKind.RATING, FeedbackKind.IMPLICIT)
+ORDERS = (FeedbackKind.COMPARISON, FeedbackKind.RANKING)
+WRITINGS = (FeedbackKind.EDIT, FeedbackKind.DEMONSTRATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One piece of feedback as it was sent. It is about completions, or about texts to `prompt`, or a question."""
+
+    kind: FeedbackKind
+    value: JsonValue = None
+    completion_ids: tuple[str, ...] = ()
+    choice: int = 0  # which of a completion's choices, or of the inline texts
+    prompt: ChatInput | None = None
+    candidates: tuple[str, ...] = ()
+    question_id: str | None = None
+    reason: str | None = None
+    user: str | None = None
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that feedback is on disk."""
+
+    id: str
+    is_duplicate: bool = False
+    posterior_version: int | None = None  # None: the posterior follows later
+    is_spooled: bool = False
+
+
+class FeedbackDesk:
+    """Takes feedback and lets it be withdrawn."""
+
+    def __init__(
+        self,
+        people: People,
+        service: Service,
+        metrics: Metrics,
+        *,
+        keep_texts: bool = False,
+        spool: SpoolFolder | None = None,
+    ) -> None:
+        self.people = people
+        self._service = service
+        self._metrics = metrics
+        self._keep_texts = keep_texts
+        self._spool = spool
+
+    async def receive(self, tenant: str, statement: Statement) -> Receipt:
+        """Take one piece of feedback; durable when this returns.
+
+        Raises InvalidRequest, NotFound, Gone, PersonalizationUnavailable, the engine's errors for inline texts, and
+        StoreUnavailable, after which the sender must send it again with the same idempotency key.
+        """
+        check_target(statement)
+        check_value(statement)
+        records = await self._records(tenant, statement)
+        key = _person(tenant, statement, records)
+        if records is not None:
+            _check_choices(statement, records)
+        measured = await self._measure(statement)
+        event = await self._event(key, statement, records, measured)
+        receipt, is_spooled = await self._append(event)
+        self._metrics.feedback.labels(event.kind.value, "duplicate" if receipt.is_duplicate else "new").inc()
+        if is_spooled:
+            return Receipt(receipt.event_id, receipt.is_duplicate, None, is_spooled=True)
+        version = await self._learn(event)
+        return Receipt(receipt.event_id, receipt.is_duplicate, version)
+
+    async def withdraw(self, tenant: str, event_id: str) -> Receipt:
+        """Withdraw one; the posterior forgets it. Raises NotFound."""
+        event = await self.people.store.find_event(tenant, event_id)
+        await self.people.store.withdraw_event(event.key, event_id)
+        return Receipt(event_id, posterior_version=await self._learn(replace(event, is_pending=False)))
+
+    async def deliver(self) -> int:
+        """Hand what waits in the spool to the store, and learn from it; return whose. Quiet while it is still away."""
+        if self._spool is None:
+            return 0
+        try:
+            delivered = await self._spool.deliver(self.people.store)
+            for key in delivered:
+                for event in await self.people.store.read_log(key):
+                    if event.is_pending:
+                        await self.people.settle(event)
+                await self.people.learn(key)
+        except store_errors.StoreUnavailable:
+            return 0
+        return len(delivered)
+
+    async def _records(self, tenant: str, statement: Statement) -> list[CompletionRecord] | None:
+        """Read the completions; None if the store is away and the spool will hold the event meanwhile."""
+        now = self.people.clock()
+        try:
+            return [await self.people.store.get_completion(tenant, name, now=now) for name in statement.completion_ids]
+        except store_errors.StoreUnavailable:
+            if self._spool is None or statement.user is None:
+                raise
+            return None
+        except store_errors.Expired:
+            raise Gone(
+                "What is known of this completion is no longer kept; send the prompt and the texts inline instead.",
+                param="completion_id",
+            ) from None
+        except store_errors.NotFound:
+            raise NotFound(
+                "There is no such completion. Only answers to requests that name a person are remembered.",
+                param="completion_id",
+            ) from None
+
+    async def _measure(self, statement: Statement) -> Rows | None:
+        artifact = self.people.artifact
+        if statement.question_id is not None:
+            return find_question(artifact.questions, statement.question_id).features.astype(np.float32)
+        if statement.prompt is None:
+            return None
+        written = [str(statement.value)] if statement.kind in WRITINGS else []
+        request = MeasureRequest(
+            f"measure-{secrets.token_hex(8)}", [*written, *statement.candidates], chat=statement.prompt
+        )
+        features = await self._service.measure(request)
+        if features.feature_space != artifact.feature_space.id:
+            raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
+        if not all(features.counts):
+            raise InvalidRequest("A text without any token cannot be judged.", param="candidates")
+        return features.values
+
+    async def _event(
+        self,
+        key: UserKey,
+        statement: Statement,
+        records: Sequence[CompletionRecord] | None,
+        measured: Rows | None,
+    ) -> FeedbackEvent:
+        is_pending = records is None or any(record.is_announced_only for record in records)
+        payload: dict[str, JsonValue] = {"choice": statement.choice} if statement.choice else {}
+        if await self._is_paused(key):
+            payload["is_paused"], is_pending = True, False
+        if statement.question_id is not None:
+            payload["question_id"] = statement.question_id
+        if is_pending and measured is not None:
+            payload |= self.people.preferences.measured_payload(measured)
+        if self._keep_texts and statement.prompt is not None:
+            messages = cast("list[JsonValue]", statement.prompt.messages)
+            payload |= {"messages": messages, "candidates": list(statement.candidates)}
+        bare = self._bare_event(key, statement, payload)
+        if statement.kind is FeedbackKind.COMMENT:
+            is_pending = False  # words need no features
+        if is_pending:
+            return replace(bare, is_pending=True)
+        return replace(bare, evidence=self.people.preferences.evidence(bare, records or (), measured))
+
+    def _bare_event(self, key: UserKey, statement: Statement, payload: Mapping[str, JsonValue]) -> FeedbackEvent:
+        is_forgotten = statement.kind in WRITINGS and not self._keep_texts
+        try:
+            return FeedbackEvent(
+                id=f"fb-{secrets.token_hex(12)}",
+                key=key,
+                kind=statement.kind,
+                created_at=self.people.clock(),
+                completion_ids=statement.completion_ids,
+                value=None if is_forgotten else statement.value,
+                reason=statement.reason,
+                metadata=statement.metadata,
+                payload=payload,
+                idempotency_key=statement.idempotency_key,
+                subject=subject_of(statement),
+                is_inferred=statement.kind is FeedbackKind.IMPLICIT,
+            )
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+
+    async def _is_paused(self, key: UserKey) -> bool:
+        try:
+            return (await self.people.store.get_state(key)).profile.is_learning_paused
+        except store_errors.StoreUnavailable:
+            if self._spool is None:
+                raise
+            return False
+
+    async def _append(self, event: FeedbackEvent) -> tuple[AppendReceipt, bool]:
+        try:
+            return await self.people.store.append_event(event), False
+        except store_errors.StoreUnavailable:
+            if self._spool is None:
+                raise
+            # If it was written after all, delivery will find its id there and add nothing.
+            return await self._spool.add(event), True
+
+    async def _learn(self, event: FeedbackEvent) -> int | None:
+        """Bring the posterior up to date; the event is safe already, so a failure only delays."""
+        try:
+            if event.is_pending:
+                await self.people.settle(event)
+            state = await self.people.learn(event.key)
+        except (store_errors.StoreUnavailable, store_errors.Conflict) as error:
+            logger.warning("a posterior follows later: %s", type(error).__name__)
+            return None
+        return state.posterior.version if state.posterior else 0
+
+
+def check_target(statement: Statement) -> None:
+    """Raise InvalidRequest unless the statement is about something its kind can be about."""
+    kind, ids = statement.kind, statement.completion_ids
+    named = [bool(ids), statement.prompt is not None or bool(statement.candidates), statement.question_id is not None]
+    is_own_text = kind in WRITINGS and statement.prompt is not None  # with a completion: what it is preferred to
+    if sum(named) > 1 and not (is_own_text and statement.question_id is None and not statement.candidates):
+        raise InvalidRequest("Name completions, or texts with their prompt, or a question: one of them.")
+    if statement.prompt is None and statement.candidates:
+        raise InvalidRequest("Texts are read as answers to a prompt: send 'prompt' too.", param="prompt")
+    if kind in WRITINGS:
+        if statement.prompt is None:
+            raise InvalidRequest("What a person wrote is read as an answer: send 'prompt' too.", param="prompt")
+        if kind is FeedbackKind.EDIT and not ids and not statement.candidates:
+            raise InvalidRequest("An edit needs the 'completion_id', or the text it changed in 'candidates'.")
+        if len(ids) > 1:
+            raise InvalidRequest("A person's text replaces one completion.", param="completion_ids")
+    elif kind in JUDGEMENTS:
+        if len(ids) != 1 and not statement.candidates:
+            raise InvalidRequest(
+                f"A {kind} is about one 'completion_id', or about 'candidates'.", param="completion_id"
+            )
+    elif kind in ORDERS and not any(named):
+        raise InvalidRequest(f"A {kind} needs completions, 'candidates' or a 'question_id'.", param="completion_id")
+    elif kind is FeedbackKind.COMMENT and statement.prompt is not None:
+        raise InvalidRequest("A comment is about completions or about everything, not about inline texts.")
+    if not ids and statement.user is None:
+        raise InvalidRequest("Say whose feedback this is: send 'user'.", param="user", code="missing_parameter")
+
+
+def check_value(statement: Statement) -> None:
+    """Raise InvalidRequest unless the value fits the kind."""
+    kind, value = statement.kind, statement.value
+    if kind in (FeedbackKind.THUMB, FeedbackKind.IMPLICIT):
+        if type(value) is not int or value not in (-1, 1):
+            raise InvalidRequest("The value of a thumb is 1 or -1.", param="value")
+    elif kind is FeedbackKind.RATING:
+        if type(value) is not int or not 1 <= value <= NUM_STARS:
+            raise InvalidRequest(f"The value of a rating is 1 to {NUM_STARS}.", param="value")
+    elif kind is FeedbackKind.COMPARISON:
+        if type(value) is not int or value < 0:
+            raise InvalidRequest("The value of a comparison is the index of the one preferred.", param="value")
+    elif kind is FeedbackKind.RANKING:
+        is_order = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+        if not isinstance(value, list) or not is_order or len(value) < 2 or len(set(map(str, value))) < len(value):
+            raise InvalidRequest("The value of a ranking lists two or more indices, best first.", param="value")
+    elif kind is FeedbackKind.COMMENT:
+        if not (isinstance(value, str) and value.strip()) and not (value is None and statement.reason):
+            raise InvalidRequest("The value of a comment is its text.", param="value")
+    elif not (isinstance(value, str) and value.strip()):
+        raise InvalidRequest(f"The value of a {kind} is the text.", param="value")
+    num_options = 2 if statement.question_id else len(statement.candidates) or len(statement.completion_ids)
+    if num_options > 1 or statement.candidates:
+        _check_indices(statement, num_options)
+
+
+def _check_choices(statement: Statement, records: Sequence[CompletionRecord]) -> None:
+    """Check indices against what a single completion served; an announced one is checked when it is stored."""
+    if len(records) == 1 and not records[0].is_announced_only and statement.kind is not FeedbackKind.COMMENT:
+        _check_indices(statement, len(choices_of(records[0])))
+
+
+def _check_indices(statement: Statement, num_options: int) -> None:
+    if statement.kind in ORDERS:
+        value = statement.value if isinstance(statement.value, list) else [statement.value]
+        if num_options < 2:
+            raise InvalidRequest("There is only one answer to choose from.", param="value")
+        if any(int(str(index)) >= num_options for index in value):
+            raise InvalidRequest(f"The value may only hold indices below {num_options}.", param="value")
+    elif statement.choice >= num_options and len(statement.completion_ids) < 2:
+        raise InvalidRequest(f"choice must be below {num_options}.", param="choice")
+
+
+def _person(tenant: str, statement: Statement, records: Sequence[CompletionRecord] | None) -> UserKey:
+    users = {record.key.user for record in records or ()} | ({statement.user} if statement.user else set())
+    if len(users) > 1:  # as if the completion were unknown: whose it is, is nobody's business
+        raise NotFound("This person has no such completion.", param="completion_id")
+    try:
+        return UserKey(tenant, users.pop() or "")
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="user") from error
+
+
+def subject_of(statement: Statement) -> str | None:
+    """Name what later feedback replaces: the last judgement, order or text for the same answers counts."""
+    if statement.kind is FeedbackKind.COMMENT:
+        return None
+    about = ["question", statement.question_id] if statement.question_id else sorted(statement.completion_ids)
+    if not about:
+        return None
+    families = {**dict.fromkeys(JUDGEMENTS, "judged"), **dict.fromkeys(ORDERS, "ordered")}
+    # What was only inferred never replaces what was said.
+    family = "implied" if statement.kind is FeedbackKind.IMPLICIT else families.get(statement.kind, "written")
+    digest = hashlib.sha256("\n".join([*map(str, about), str(statement.choice)]).encode()).hexdigest()[:32]
+    return f"{family}:{digest}"
+
+
+def find_question(questions: Sequence[Question], wanted: str) -> Question:
+    """Find a question by its id. NotFound if this artifact does not ask it."""
+    for question in questions:
+        if question_id(question) == wanted:
+            return question
+    raise NotFound("There is no such question any more; ask for new ones.", param="question_id")
+
+
+async def deliver_forever(desk: FeedbackDesk, period_s: float) -> None:
+    """Deliver what waits, again and again, until cancelled."""
+    while True:
+        await desk.deliver()
+        await asyncio.sleep(period_s)

@@ -1,0 +1,138 @@
+"""What remembers people, opened together and kept in order: store, spool, latent index, and their background work.
+
+A store that is away at the start is tried again until it answers; answers go on unpersonalized meanwhile. Knows no
+HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from serve.artifacts.artifact import Artifact
+from serve.artifacts.scripted import scripted_artifact
+from serve.config import Config, Secrets
+from serve.errors import ConfigurationError
+from serve.feedback import FeedbackDesk, deliver_forever
+from serve.home import Home
+from serve.metrics import Metrics
+from serve.people import People
+from serve.service import Service
+from serve.spooling import SpoolFolder
+from user_store.errors import SchemaMismatch, StoreUnavailable
+from user_store.latent_index import LatentIndex
+from user_store.open import open_store
+from user_store.redis_client import RedisOptions, address_of
+from user_store.store import UserStore
+
+logger = logging.getLogger("palate.memory")
+
+RETRY_S = 1.0
+DELIVERY_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Which store, and with which credentials."""
+
+    url: str
+    options: RedisOptions
+
+    @classmethod
+    def of(cls, config: Config, secrets: Secrets, home: Home) -> StoreAddress:
+        """Take the configuration's URL, else the environment's, else the file under PALATE_HOME."""
+        secret = secrets.store_url.get_secret_value() if secrets.store_url else None
+        password = secrets.store_password.get_secret_value() if secrets.store_password else None
+        options = RedisOptions(secrets.store_username, password, timeout_s=config.store.timeout_s)
+        return cls(config.store.url or secret or home.store_url, options)
+
+    async def open(self) -> UserStore:
+        """Open it. Raises ConfigurationError for another layout or a wrong URL, StoreUnavailable while it is away."""
+        try:
+            return await open_store(self.url, self.options)
+        except SchemaMismatch as error:
+            raise ConfigurationError(f"The store {address_of(self.url)} cannot be used: {error}") from error
+        except ValueError as error:
+            raise ConfigurationError(f"The store's URL cannot be used: {error}") from error
+
+
+class Memory:
+    """People and the desk that takes their feedback, with what runs beside them."""
+
+    def __init__(self, people: People, desk: FeedbackDesk, spool: SpoolFolder | None) -> None:
+        self.people = people
+        self.desk = desk
+        self._spool = spool
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def run(self, work: Awaitable[None]) -> None:
+        """Let something run until it ends or the memory is closed."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except ConfigurationError as error:
+                logger.critical("%s", error.message)
+
+        self._tasks.append(asyncio.get_running_loop().create_task(guarded()))
+
+    async def close(self) -> None:
+        """Stop what runs, finish what was accepted, and close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.people.close()
+        if self._spool is not None:
+            await self._spool.close()
+
+
+def find_artifact(config: Config) -> Artifact | None:
+    """Find what was learned for the configured model; None if nothing was."""
+    return scripted_artifact(config.model.name) if config.engine.kind == "scripted" else None
+
+
+async def open_memory(
+    config: Config, secrets: Secrets, home: Home, service: Service, metrics: Metrics
+) -> Memory | None:
+    """Open store, spool and index, and start what runs beside them; None without an artifact to read people with."""
+    artifact = find_artifact(config)
+    if artifact is None:
+        return None
+    address = StoreAddress.of(config, secrets, home)
+    spool = await asyncio.to_thread(SpoolFolder, home.spool) if config.store.spool else None
+    population = artifact.population
+    index = LatentIndex(population.num_features, population.version) if config.users.index else None
+    ttl_s = config.feedback.completion_ttl_s
+    snapshot = home.latents / f"{population.version}.index"
+    people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s)
+    desk = FeedbackDesk(people, service, metrics, keep_texts=config.feedback.keep_texts, spool=spool)
+    memory = Memory(people, desk, spool)
+    with contextlib.suppress(StoreUnavailable):
+        people.attach(await address.open())
+    memory.run(_keep_up(people, address, config.users.index_refresh_s))
+    if spool is not None:
+        memory.run(deliver_forever(desk, DELIVERY_PERIOD_S))
+    return memory
+
+
+async def _keep_up(people: People, address: StoreAddress, refresh_s: float) -> None:
+    """Open the store when it is there, then build the index again and again."""
+    while not people.is_open:
+        logger.warning("the store %s does not answer; answers are not personalized", address_of(address.url))
+        await asyncio.sleep(RETRY_S)
+        with contextlib.suppress(StoreUnavailable):
+            people.attach(await address.open())
+    index, snapshot = people.index, people.snapshot
+    if index is None or snapshot is None:
+        return
+    await index.load(snapshot)
+    while True:
+        if await index.rebuild(people.store, people.preferences.latent):
+            try:
+                await index.save(snapshot)
+            except OSError as error:
+                logger.warning("the latent index could not be saved: %s", error)
+        await asyncio.sleep(refresh_s)

@@ -1,0 +1,70 @@
+"""Spool files of one machine: each process takes one for itself and delivers those that dead processes left.
+
+A lock beside each file says whether its process lives. Knows nothing about what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+
+from user_store.spool import open_spool
+from user_store.store import UserStore
+from user_store.types import AppendReceipt, FeedbackEvent, UserKey
+
+
+class SpoolFolder:
+    """This process's spool, and what others left in the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the first file that no living process holds. Blocks for milliseconds; OSError if the disk refuses."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._lock, path = next(filter(None, map(self._claim, itertools.count())))
+        self._spool = open_spool(path)
+        self._delivering = asyncio.Lock()
+
+    async def add(self, event: FeedbackEvent) -> AppendReceipt:
+        """Keep an event; on disk before this returns."""
+        return await self._spool.add(event)
+
+    async def size(self) -> int:
+        """Count what waits in this process's file."""
+        return await self._spool.size()
+
+    async def deliver(self, target: UserStore) -> list[UserKey]:
+        """Hand over everything, dead processes' too; return whose it was. Stops where the store fails again."""
+        async with self._delivering:
+            delivered = await self._spool.deliver(target)
+            for lock, path in self._orphans():
+                orphan = await asyncio.to_thread(open_spool, path)
+                try:
+                    delivered += await orphan.deliver(target)
+                finally:
+                    await orphan.close()
+                    lock.close()
+            return delivered
+
+    async def close(self) -> None:
+        """Let go of the file; what waits stays in it."""
+        await self._spool.close()
+        self._lock.close()
+
+    def _orphans(self) -> Iterator[tuple[TextIOWrapper, Path]]:
+        for path in sorted(self._folder.glob("spool-*.db")):
+            claimed = self._claim(int(path.stem.rsplit("-", 1)[1]))
+            if claimed is not None:
+                yield claimed
+
+    def _claim(self, number: int) -> tuple[TextIOWrapper, Path] | None:
+        lock = (self._folder / f"spool-{number}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock, self._folder / f"spool-{number}.db"
