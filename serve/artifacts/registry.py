@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.scripted import scripted_artifact
 from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
+from serve.config import Config
 from serve.errors import ConfigurationError
 from serve.home import Home
 
@@ -54,6 +56,28 @@ def load_in_service(home: Home, model_name: str, shipped: Path = SHIPPED) -> Art
         return load(home.artifacts / version)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error.message} `palate artifacts rollback` returns to the one before.") from error
+
+
+def find_artifact(config: Config, home: Home) -> Artifact | None:
+    """Find what the configuration says serves: a folder, the scripted engine's own, or the one in service.
+
+    Raises:
+        ConfigurationError: it is damaged, or belongs to another model.
+    """
+    personalization, model_name = config.personalization, config.model.base_name
+    if not personalization.enabled:
+        return None
+    if config.engine.kind == "scripted":
+        return scripted_artifact(config.model.name)
+    if personalization.artifact is None:
+        return load_in_service(home, model_name)
+    artifact = load(personalization.artifact)
+    if artifact.feature_space.model != model_name:
+        raise ConfigurationError(
+            f"The artifact in {personalization.artifact} was made for '{artifact.feature_space.model}', "
+            f"not for '{model_name}'."
+        )
+    return artifact
 
 
 @dataclass(frozen=True)
