@@ -14,7 +14,7 @@ from serve.engines.protocol import BestOf, ChatInput, Delta, EngineArm, Generati
 from serve.engines.vllm_engine import VllmEngine
 from serve.engines.worker_messages import Projection
 
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.asyncio]
 MESSAGES = [{"role": "user", "content": "Name three colours."}]
 NUM_TOKENS = 12
 
