@@ -49,7 +49,7 @@ class SteeringRequest:
 
     def to_extra_args(self) -> dict[str, Any]:
         """Give `SamplingParams.extra_args`."""
-        fields: dict[str, Any] = {"coeffs": list(self.coeffs), "pool": self.pool}
+        fields: dict[str, Any] = {"coeffs": [float(coeff) for coeff in self.coeffs], "pool": self.pool}
         if self.dose is not None:
             fields["dose"] = self.dose
         if self.pool_from is not None:

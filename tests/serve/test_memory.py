@@ -35,7 +35,7 @@ def redis(redis_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
 
 async def until(what: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
-        while not await what():  # noqa: ASYNC110 - another process changes
+        while not await what():  # noqa: ASYNC110 - what another process does sends no event
             await asyncio.sleep(0.02)
 
 
