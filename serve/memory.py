@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ async def open_memory(
     population = artifact.population
     index = LatentIndex(population.num_features, population.version) if config.users.index else None
     ttl_s, keeps_texts = config.feedback.completion_ttl_s, config.feedback.keep_texts
-    snapshot = home.latents / f"{population.version}.index"
+    # Of this population and this store: a snapshot of another store's people must never be taken over.
+    store_name = hashlib.sha256(address_of(address.url).encode()).hexdigest()[:12]
+    snapshot = home.latents / f"{population.version}-{store_name}.index"
     people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
     desk = FeedbackDesk(people, service, metrics, keep_texts=keeps_texts, spool=spool)
     memory = Memory(people, desk, spool)

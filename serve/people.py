@@ -67,6 +67,7 @@ class People:
         snapshot: Path | None = None,
         completion_ttl_s: float = DEFAULT_COMPLETION_TTL_S,
         keeps_texts: bool = False,
+        pause_s: float = PAUSE_AFTER_FAILURE_S,
         clock: Clock = time.time,
     ) -> None:
         """Take an open store, or None and `attach` it later: until then every call raises StoreUnavailable."""
@@ -77,6 +78,7 @@ class People:
         self.clock = clock
         self._completion_ttl_s = completion_ttl_s
         self._keeps_texts = keeps_texts
+        self._pause_s = pause_s
         self._running: dict[UserKey, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
         self._closed_until = 0.0  # of the reads that answers wait for, on the monotonic clock
@@ -105,15 +107,15 @@ class People:
     async def taste(self, key: UserKey) -> Taste:
         """Read a person: exactly one read of the store. Raises StoreUnavailable.
 
-        After a failure it fails at once for a second, so that answers do not wait for a store that is away. A posterior
-        that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
+        After a failure it fails at once for `pause_s`, so that answers do not wait for a store that is away. A
+        posterior that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
         """
         if time.monotonic() < self._closed_until:
             raise StoreUnavailable("the store did not answer a moment ago")
         try:
             state = await self.store.get_state(key)
         except StoreUnavailable:
-            self._closed_until = time.monotonic() + PAUSE_AFTER_FAILURE_S
+            self._closed_until = time.monotonic() + self._pause_s
             raise
         if self.is_behind(state):
             self._later(key, self.learn(key))
@@ -211,9 +213,13 @@ class People:
 
         self._running[key] = asyncio.get_running_loop().create_task(quietly())
 
+    async def settled(self) -> None:
+        """Wait for what runs in the background."""
+        await asyncio.gather(*self._running.values())
+
     async def close(self) -> None:
         """Finish what runs in the background, then close the index and the store."""
-        await asyncio.gather(*self._running.values())
+        await self.settled()
         if self.index is not None:
             await self.index.close()
         if self._store is not None:
