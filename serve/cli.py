@@ -199,6 +199,33 @@ palate.add_command(
 )
 
 
+palate.add_command(
+    LazyGroup(
+        "artifacts",
+        help="Versions of what was learned from everyone: which there are, which serves.",
+        lazy={
+            "list": ("serve.artifacts.command:list_command", "List versions; the one in service is starred."),
+            "show": ("serve.artifacts.command:show_command", "Show one version."),
+            "diff": ("serve.artifacts.command:diff_command", "Compare two versions."),
+            "make": ("serve.jobs.learning.make:make", "Make one from a corpus and simulated people."),
+            "publish": ("serve.artifacts.command:publish_command", "Put a version into service."),
+            "rollback": ("serve.artifacts.command:rollback_command", "Return to the version that served before."),
+            "verify": ("serve.artifacts.command:verify_command", "Check every file of a version."),
+        },
+    )
+)
+
+palate.add_command(
+    LazyGroup(
+        "features",
+        help="What a model's own states say: generations, and the space they are read and steered in.",
+        lazy={
+            "generate": ("serve.jobs.learning.generate:generate", "Plain answers to many prompts, with their states."),
+        },
+    )
+)
+
+
 def main() -> None:
     """Run the command line; errors are one clear message, and exit status 1."""
     try:

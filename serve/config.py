@@ -69,7 +69,12 @@ class ModelConfig(Section):
     @property
     def name(self) -> str:
         """The name clients use."""
-        return self.served_name or self.id.rstrip("/").rsplit("/", 1)[-1]
+        return self.served_name or self.base_name
+
+    @property
+    def base_name(self) -> str:
+        """The model's own name, by which artifacts know it, whatever clients call it."""
+        return self.id.rstrip("/").rsplit("/", 1)[-1]
 
 
 class AutoscalingConfig(Section):

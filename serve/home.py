@@ -56,6 +56,11 @@ class Home:
         """Snapshots of the latent index; safe to delete."""
         return self.path / "latents"
 
+    @property
+    def artifacts(self) -> Path:
+        """Versions of what was learned from everyone, one folder each."""
+        return self.path / "artifacts"
+
     def create(self) -> Home:
         """Make the folder (mode 0700) if it is missing."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)

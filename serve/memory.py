@@ -13,8 +13,7 @@ import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from serve.artifacts.artifact import Artifact
-from serve.artifacts.scripted import scripted_artifact
+from serve.artifacts.registry import find_artifact
 from serve.config import Config, Secrets
 from serve.errors import ConfigurationError
 from serve.feedback import FeedbackDesk, deliver_forever
@@ -91,16 +90,11 @@ class Memory:
             await self._spool.close()
 
 
-def find_artifact(config: Config) -> Artifact | None:
-    """Find what was learned for the configured model; None if nothing was."""
-    return scripted_artifact(config.model.name) if config.engine.kind == "scripted" else None
-
-
 async def open_memory(
     config: Config, secrets: Secrets, home: Home, service: Service, metrics: Metrics
 ) -> Memory | None:
     """Open store, spool and index, and start what runs beside them; None without an artifact to read people with."""
-    artifact = find_artifact(config)
+    artifact = await asyncio.to_thread(find_artifact, config, home)
     if artifact is None:
         return None
     address = StoreAddress.of(config, secrets, home)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serve.artifacts.registry import find_artifact
 from serve.config import Config
 from serve.engines.protocol import Engine
 from serve.home import Home
@@ -16,4 +17,6 @@ def create_engine(config: Config, home: Home) -> Engine:
         return ScriptedEngine(config.model.name, config.model.max_model_len or 2_048)
     from serve.engines.vllm_engine import VllmEngine  # noqa: PLC0415 - the scripted engine must work without vLLM
 
-    return VllmEngine(config.model, config.engine, resolve(config.model.id, home, quiet=True))
+    artifact = find_artifact(config, home)
+    space = artifact.feature_space if artifact else None
+    return VllmEngine(config.model, config.engine, resolve(config.model.id, home, quiet=True), space)

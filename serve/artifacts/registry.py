@@ -1,0 +1,194 @@
+"""Which artifact serves which model: versions below `PALATE_HOME/artifacts`, and a journal of publications.
+
+`in-service.json` holds for each model the versions published so far, newest last, "" standing for the shipped default;
+it is replaced in one rename, so a reader sees one or the other. Knows no engines or servers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.artifacts.artifact import Artifact
+from serve.artifacts.scripted import scripted_artifact
+from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
+from serve.config import Config
+from serve.errors import ConfigurationError
+from serve.home import Home
+
+JOURNAL = "in-service.json"
+SHIPPED = Path(__file__).parent / "default"
+MAX_REMEMBERED = 100  # publications a model
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version that is there."""
+
+    manifest: Manifest
+    folder: Path
+    is_in_service: bool
+    is_shipped: bool
+
+
+def load_default(model_name: str, shipped: Path = SHIPPED) -> Artifact | None:
+    """Load the artifact that ships for a model; None where there is none. Raises ConfigurationError if damaged."""
+    folder = _shipped_folder(model_name, shipped)
+    return load(folder) if folder is not None else None
+
+
+def load_in_service(home: Home, model_name: str, shipped: Path = SHIPPED) -> Artifact | None:
+    """Load what serves a model: the version published last, else the shipped one, else None.
+
+    Raises:
+        ConfigurationError: the published version is damaged or gone; the message says how to go back.
+    """
+    version = Registry(home, shipped).in_service(model_name)
+    if version is None:
+        return load_default(model_name, shipped)
+    try:
+        return load(home.artifacts / version)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error.message} `palate artifacts rollback` returns to the one before.") from error
+
+
+def find_artifact(config: Config, home: Home) -> Artifact | None:
+    """Find what the configuration says serves: a folder, the scripted engine's own, or the one in service.
+
+    Raises:
+        ConfigurationError: it is damaged, or belongs to another model.
+    """
+    personalization, model_name = config.personalization, config.model.base_name
+    if not personalization.enabled:
+        return None
+    if config.engine.kind == "scripted":
+        return scripted_artifact(config.model.name)
+    if personalization.artifact is None:
+        return load_in_service(home, model_name)
+    artifact = load(personalization.artifact)
+    if artifact.feature_space.model != model_name:
+        raise ConfigurationError(
+            f"The artifact in {personalization.artifact} was made for '{artifact.feature_space.model}', "
+            f"not for '{model_name}'."
+        )
+    return artifact
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Versions on disk and what is in service."""
+
+    home: Home
+    shipped: Path = SHIPPED
+
+    def entries(self) -> list[Entry]:
+        """List every readable version, oldest first, the shipped ones before all."""
+        found = []
+        for folder, is_shipped in self._folders():
+            manifest = read_manifest(folder)
+            version = self.in_service(manifest.model)
+            is_first = version is None and is_shipped
+            found.append(Entry(manifest, folder, version == manifest.version or is_first, is_shipped))
+        return sorted(found, key=lambda entry: (not entry.is_shipped, entry.manifest.created, entry.manifest.version))
+
+    def entry(self, version: str) -> Entry:
+        """Find a version; `in-service` is the only one in service. Raises ConfigurationError if there is none."""
+        entries = self.entries()
+        named = [
+            one for one in entries if one.manifest.version == version or (version == "in-service" and one.is_in_service)
+        ]
+        if len(named) != 1:
+            known = ", ".join(one.manifest.version for one in entries) or "none"
+            raise ConfigurationError(f"There is no one artifact '{version}'; there are: {known}.")
+        return named[0]
+
+    def in_service(self, model_name: str) -> str | None:
+        """Give the version published last for a model; None while the shipped one serves."""
+        versions = self._journal().get(model_name, [])
+        return (versions[-1] or None) if versions else None
+
+    def publish(self, version: str, *, is_forced: bool = False) -> Manifest:
+        """Put a version into service, after checking every file of it.
+
+        Raises:
+            ConfigurationError: it is damaged; or, unless forced, it was fitted in another feature space than the one in
+                service: engines would have to restart, and features kept with feedback could not be carried over.
+        """
+        entry = self.entry(version)
+        manifest = verify(entry.folder)
+        serving = [one for one in self.entries() if one.is_in_service and one.manifest.model == manifest.model]
+        spaces = {one.manifest.feature_space for one in serving} - {manifest.feature_space}
+        if spaces and not is_forced:
+            raise ConfigurationError(
+                f"{version} was fitted in feature space {manifest.feature_space}, not in {spaces.pop()} as the one in "
+                "service: engines must restart and feedback be read anew. Use --force if that is meant."
+            )
+        self._append(manifest.model, "" if entry.is_shipped else version)
+        return manifest
+
+    def rollback(self, model_name: str) -> str:
+        """Return to what served before the last publication; give its version, or `` for the shipped one.
+
+        Raises:
+            ConfigurationError: nothing was published, or the one before is damaged.
+        """
+        with self._locked():
+            journal = self._journal()
+            versions = journal.get(model_name, [])
+            if not versions:
+                raise ConfigurationError(f"Nothing was published for {model_name}; the shipped artifact serves.")
+            before = versions[-2] if len(versions) > 1 else ""
+            if before:
+                verify(self.home.artifacts / before)
+            journal[model_name] = versions[:-1]
+            self._write(journal)
+        return before
+
+    def _folders(self) -> Iterator[tuple[Path, bool]]:
+        for parent, is_shipped in ((self.shipped, True), (self.home.artifacts, False)):
+            if parent.is_dir():
+                for folder in sorted(parent.iterdir()):
+                    if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
+                        yield folder, is_shipped
+
+    def _journal(self) -> dict[str, list[str]]:
+        path = self.home.artifacts / JOURNAL
+        try:
+            journal: Any = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{path} cannot be read: {error}") from error
+        return dict(journal)
+
+    def _append(self, model_name: str, version: str) -> None:
+        with self._locked():
+            journal = self._journal()
+            journal[model_name] = [*journal.get(model_name, []), version][-MAX_REMEMBERED:]
+            self._write(journal)
+
+    def _write(self, journal: dict[str, list[str]]) -> None:
+        path = self.home.artifacts / JOURNAL
+        aside = path.with_name(f".{JOURNAL}-{os.getpid()}")
+        aside.write_text(json.dumps(journal, indent=1) + "\n")
+        sync(aside)
+        aside.rename(path)
+        sync(path.parent)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.home.create().artifacts.mkdir(exist_ok=True)
+        with (self.home.artifacts / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _shipped_folder(model_name: str, shipped: Path) -> Path | None:
+    folders = [path for path in sorted(shipped.glob("*")) if (path / MANIFEST).is_file()] if shipped.is_dir() else []
+    return next((path for path in folders if read_manifest(path).model == model_name), None)

@@ -1,0 +1,1 @@
+"""Learning from everyone, offline: generations, feature spaces, simulated people, artifacts."""

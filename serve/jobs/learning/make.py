@@ -1,0 +1,207 @@
+"""`palate artifacts make`: an artifact from a corpus of a model's own answers and simulated people who judge them.
+
+What a fresh install knows before anybody gave feedback: a feature space, a reward basis with named attributes, a prior
+over tastes, and opening questions. Uses learning prompts alone, so that evaluations on the others stay honest.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from router.basis import BasisConfig
+from router.population import FeatureLayout, FitConfig, FitReport, fit_population, plain_layout
+from router.types import Population
+from serve.artifacts.artifact import Artifact
+from serve.artifacts.storage import Manifest, save, version_of
+from serve.errors import ConfigurationError
+from serve.jobs.learning.attributes import ATTRIBUTES
+from serve.jobs.learning.corpus import Corpus, load_corpus
+from serve.jobs.learning.people import PeopleConfig, judge
+from serve.jobs.learning.prompts import Prompt, Role
+from serve.jobs.learning.properties import PROPERTIES
+from serve.jobs.learning.questions import choose_questions
+from serve.jobs.learning.spaces import (
+    Index,
+    SpaceConfig,
+    explained,
+    make_space,
+    numbered,
+    probe,
+    project,
+    within_prompts,
+)
+from serve.jobs.learning.text import Array, Standard, measure
+
+PROBE_RIDGE = 100.0  # best of 10 to 1,000 on held-out prompts
+
+
+@dataclass(frozen=True)
+class MakeConfig:
+    """How a default artifact is made."""
+
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)
+    rank: int = 16  # learned directions besides the named ones
+    max_dose: float = 0.2
+    num_questions: int = 24
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A corpus with its features and what was measured of its texts; the learning prompts' answers come by `rows`."""
+
+    corpus: Corpus
+    rows: Index  # of learning prompts
+    features: Array  # (n, P)
+    attributes: Array  # (n, A)
+    properties: Array  # (n, B)
+
+
+@click.command("make")
+@click.option(
+    "--corpus",
+    "corpus_folder",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Answers made by `palate features generate`.",
+)
+@click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
+@click.option("--name", default="default", show_default=True, help="First part of the version.")
+@click.option("--features", "num_features", default=128, show_default=True, type=click.IntRange(2), help="P.")
+@click.option("--rank", default=16, show_default=True, type=click.IntRange(0), help="Learned directions.")
+@click.option("--people", default=4000, show_default=True, type=click.IntRange(20), help="Simulated people.")
+@click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
+@click.option("--max-dose", default=0.2, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--seed", default=0, show_default=True)
+def make(
+    corpus_folder: Path,
+    parent: Path,
+    name: str,
+    num_features: int,
+    rank: int,
+    people: int,
+    events: int,
+    max_dose: float,
+    seed: int,
+) -> None:
+    """Make an artifact from a corpus and simulated people."""
+    config = MakeConfig(
+        space=replace(SpaceConfig(), num_features=num_features, max_dose=max_dose),
+        people=PeopleConfig(num_people=people, num_events=events),
+        rank=rank,
+        max_dose=max_dose,
+        seed=seed,
+    )
+    corpus = load_corpus(corpus_folder)
+    artifact, metrics = make_artifact(corpus, config)
+    version = version_of(artifact.population, name)
+    artifact = replace(artifact, population=replace(artifact.population, version=version))
+    manifest = Manifest(
+        version=version,
+        model=artifact.feature_space.model,
+        feature_space=artifact.feature_space.id,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        command=command_line(),
+        data={"people": "simulated", "recipe": corpus.recipe, **asdict(config.people)},
+        metrics=metrics,
+    )
+    click.echo(save(artifact, manifest, parent))
+
+
+def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[str, Any]]:
+    """Make the artifact and say how well it reads."""
+    rows = learning_rows(corpus)
+    space = make_space(corpus, rows, config.space)
+    measured = measure_corpus(corpus, rows, project(corpus, space))
+    rng = np.random.default_rng(config.seed)
+    prompts = numbered(corpus.prompt_numbers()[rows])
+    features = measured.features[rows]
+    table = judge(features, measured.properties[rows], prompts, config.people, rng)
+    layout = named_layout(features, measured.attributes[rows], prompts)
+    fitting = FitConfig(BasisConfig(rank=config.rank), num_prototypes=(1,), em_iterations=10)
+    population, report = fit_population(table, layout, fitting, config.seed)
+    population = without_base(population)
+    response = np.asarray(np.cov(population.features(features), rowvar=False), np.float64)
+    artifact = Artifact(population, space, response, max_dose=config.max_dose)
+    questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
+    return replace(artifact, questions=questions), _metrics(measured, report)
+
+
+def command_line() -> str:
+    """Return the command that runs, without the folders of this machine."""
+    return shlex.join(["palate", *(part.rsplit("/", 1)[-1] for part in sys.argv[1:])])
+
+
+def learning_rows(corpus: Corpus) -> Index:
+    """Return the answers to learning prompts, ascending. Raises ConfigurationError if there are none."""
+    roles = [Prompt(sample.prompt_id, sample.prompt).role for sample in corpus.samples]
+    rows = np.flatnonzero([role is Role.LEARNING for role in roles])
+    if not len(rows):
+        raise ConfigurationError("The corpus holds no answers to learning prompts.")
+    return rows
+
+
+def measure_corpus(corpus: Corpus, rows: Index, features: Array) -> Measured:
+    """Measure every text; what is usual comes from the learning prompts' answers."""
+    texts = [sample.text for sample in corpus.samples]
+    attributes, properties = measure(texts, ATTRIBUTES), measure(texts, PROPERTIES)
+    return Measured(
+        corpus,
+        rows,
+        features,
+        Standard.of(attributes[rows])(attributes),
+        Standard.of(properties[rows])(properties),
+    )
+
+
+def named_layout(features: Array, attributes: Array, prompts: Index) -> FeatureLayout:
+    """Return the plain layout with probes of the named attributes as given rows, of unit variance over answers."""
+    layout = plain_layout(features)
+    probes = probe(within_prompts(features, prompts), within_prompts(attributes, prompts), PROBE_RIDGE)  # (A, P)
+    rows = probes * layout.scale
+    spread = (((features - layout.center) / layout.scale) @ rows.T).std(axis=0)
+    kept = np.flatnonzero(spread > 1e-6)  # what no answer shows cannot be asked for
+    names = tuple(ATTRIBUTES[i].name for i in kept)
+    return replace(layout, fixed_rows=rows[kept] / spread[kept, None], names=names)
+
+
+def without_base(population: Population) -> Population:
+    """Drop the shared reward, the last row: simulated people share none, and what was fitted is noise."""
+    crossed = population.threshold_covariances
+    return replace(
+        population,
+        basis=population.basis[:-1],
+        means=population.means[:, :-1],
+        covariances=population.covariances[:, :-1, :-1],
+        base_weights=np.zeros(population.num_features - 1),
+        threshold_covariances=None if crossed is None else crossed[:, :-1],
+        attribute_names=population.attribute_names[:-1],
+    )
+
+
+def _metrics(measured: Measured, report: FitReport) -> dict[str, Any]:
+    """Say how much of each property the features explain within prompts, on prompts not used."""
+    prompts = measured.corpus.prompt_numbers()
+    others = np.setdiff1d(np.arange(len(prompts)), measured.rows)
+    metrics: dict[str, Any] = {"log_evidence": round(report.log_evidence, 4)}
+    if len(others) < 2:
+        return metrics
+    features = within_prompts(measured.features, prompts)
+    for family, names, values in (
+        ("attributes", ATTRIBUTES, measured.attributes),
+        ("properties", PROPERTIES, measured.properties),
+    ):
+        centred = within_prompts(values, prompts)
+        probes = probe(features[measured.rows], centred[measured.rows], PROBE_RIDGE)
+        found = explained(centred[others], features[others] @ probes.T)
+        metrics[f"r2_{family}"] = {one.name: round(float(r2), 3) for one, r2 in zip(names, found, strict=True)}
+    return metrics

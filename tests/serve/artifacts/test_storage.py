@@ -1,0 +1,117 @@
+"""Artifact folders: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.artifacts.artifact import Artifact
+from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, save, verify, version_of
+from serve.errors import ConfigurationError
+from tests.serve.artifacts_for_tests import make_artifact
+
+
+def manifest_of(artifact: Artifact, **changes: object) -> Manifest:
+    space = artifact.feature_space
+    manifest = Manifest(artifact.version, space.model, space.id, "2026-11-21", "palate artifacts make")
+    return replace(manifest, **changes)  # type: ignore[arg-type]
+
+
+def saved(artifact: Artifact, parent: Path) -> Path:
+    return save(artifact, manifest_of(artifact), parent)
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    artifact = replace(
+        make_artifact(),
+        audit={"formal": False},
+        max_dose=0.15,
+        instructions=("Be brief.",),
+        instruction_effects=np.array([[1.0, 0.0, 0.5]]),
+    )
+    folder = save(artifact, manifest_of(artifact, metrics={"r2": 0.5}, parents=("a0",)), tmp_path)
+    found = load(folder)
+    for name, value in artifact.population.to_arrays().items():
+        np.testing.assert_array_equal(found.population.to_arrays()[name], value)
+    assert found.feature_space.id == artifact.feature_space.id
+    assert (found.audit, found.max_dose, found.instructions) == ({"formal": False}, 0.15, ("Be brief.",))
+    np.testing.assert_array_equal(found.response, artifact.response)
+    assert found.instruction_effects is not None
+    np.testing.assert_array_equal(found.instruction_effects, [[1.0, 0.0, 0.5]])
+    assert [question.answers for question in found.questions] == [question.answers for question in artifact.questions]
+    np.testing.assert_array_equal(found.questions[2].features, artifact.questions[2].features)
+    manifest = verify(folder)
+    assert (manifest.metrics, manifest.parents) == ({"r2": 0.5}, ("a0",))
+    assert set(manifest.files) == {path.name for path in folder.iterdir()} - {MANIFEST}
+
+
+def test_a_version_is_written_once(tmp_path: Path) -> None:
+    saved(make_artifact(), tmp_path)
+    with pytest.raises(ConfigurationError, match="written once"):
+        saved(make_artifact(), tmp_path)
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
+    artifact = make_artifact()
+    with pytest.raises(ConfigurationError, match="not the artifact's"):
+        save(artifact, manifest_of(artifact, version="a2"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["population.json", "population.safetensors", "feature_space.safetensors"])
+def test_a_changed_file_is_named_and_refused(tmp_path: Path, name: str) -> None:
+    folder = saved(make_artifact(), tmp_path)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    with pytest.raises(ConfigurationError, match=name):
+        load(folder)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    folder = saved(make_artifact(), tmp_path)
+    (folder / "questions.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"lacks questions\.json"):
+        load(folder)
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = saved(make_artifact(), tmp_path)
+    described = json.loads((folder / MANIFEST).read_text())
+    described["files"]["../outside"] = {"bytes": 0, "sha256": ""}
+    (tmp_path / "outside").write_text("")
+    (folder / MANIFEST).write_text(json.dumps(described))
+    with pytest.raises(ConfigurationError, match="outside"):
+        verify(folder)
+
+
+def test_another_format_and_a_broken_manifest_are_refused(tmp_path: Path) -> None:
+    folder = saved(make_artifact(), tmp_path)
+    described = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(described | {"format": 99}))
+    with pytest.raises(ConfigurationError, match="format 99"):
+        read_manifest(folder)
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_manifest(folder)
+
+
+def test_a_killed_save_leaves_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("serve.artifacts.storage.sync", dies)
+    with pytest.raises(KeyboardInterrupt):
+        saved(make_artifact(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_follow_contents() -> None:
+    population = make_artifact().population
+    changed = replace(population, flip_rate=population.flip_rate + 0.01)
+    assert version_of(population, "x") == version_of(replace(population, version="other"), "x")
+    assert version_of(population, "x") != version_of(changed, "x")

@@ -1,0 +1,79 @@
+"""Artifacts made from a corpus and simulated people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from router.posterior import prior, update_many
+from router.types import Comparison
+from serve.artifacts.artifact import Artifact
+from serve.artifacts.storage import load, read_manifest
+from serve.cli import palate
+from serve.jobs.learning.corpus import add_part, begin
+from serve.jobs.learning.make import MakeConfig, make_artifact
+from serve.jobs.learning.people import PeopleConfig
+from serve.jobs.learning.spaces import SpaceConfig, project
+from tests.serve.jobs.learning.cases import make_corpus
+
+CONFIG = MakeConfig(
+    space=SpaceConfig(num_features=6), people=PeopleConfig(num_people=150, num_events=12), rank=2, num_questions=10
+)
+
+
+@pytest.fixture(scope="module")
+def made() -> Artifact:
+    return make_artifact(make_corpus(), CONFIG)[0]
+
+
+def test_named_rows_have_unit_spread_and_no_shared_reward(made: Artifact) -> None:
+    population = made.population
+    named = [name for name in population.attribute_names if name]
+    assert "lists" not in named  # no answer of this corpus has one
+    assert {"concise", "personal", "plain_words"} <= set(named)
+    assert population.num_features == len(population.attribute_names) == len(named) + 2
+    assert not population.base_weights.any()
+    np.testing.assert_allclose(np.diag(made.response)[: len(named)], 1.0, rtol=0.05)
+    assert made.space.typical > 0
+
+
+def test_ten_comparisons_find_who_likes_short_answers(made: Artifact) -> None:
+    corpus = make_corpus(seed=1)
+    lengths = np.array([len(sample.text.split()) for sample in corpus.samples])
+    phi = made.population.features(project(corpus, made.feature_space))
+    rng = np.random.default_rng(3)
+    events = []
+    for i in range(10):
+        a, b = rng.choice(len(lengths), size=2, replace=False)
+        short, long = (a, b) if lengths[a] < lengths[b] else (b, a)
+        events.append(Comparison(event_id=str(i), chosen=phi[short], rejected=phi[long]))
+    rewards = phi @ update_many(made.population, prior(made.population), events).mean
+    assert np.corrcoef(rewards, lengths)[0, 1] < -0.6
+
+
+def test_questions_are_pairs_of_one_prompt(made: Artifact) -> None:
+    corpus = make_corpus()
+    prompt_of = {sample.text: sample.prompt for sample in corpus.samples}
+    assert len(made.questions) >= 8
+    for question in made.questions:
+        assert {prompt_of[answer] for answer in question.answers} == {question.prompt}
+        assert question.features.shape == (2, 6)
+
+
+def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
+    corpus = make_corpus()
+    begin(tmp_path / "corpus", corpus.recipe)
+    add_part(tmp_path / "corpus", "part-00000", corpus.samples, corpus.states)
+    arguments = ["artifacts", "make", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "out")]
+    options = ["--features", "6", "--rank", "1", "--people", "60", "--events", "6", "--max-dose", "0.1"]
+    result = CliRunner().invoke(palate, [*arguments, *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    folder = Path(result.output.strip())
+    assert load(folder).max_dose == 0.1
+    manifest = read_manifest(folder)
+    assert manifest.version.startswith("default-")
+    assert manifest.data["people"] == "simulated"
+    assert manifest.metrics["r2_properties"]["length"] > 0.3
