@@ -54,7 +54,15 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    lazy={
+        "keys": ("serve.jobs.keys:keys", "Make, list and revoke API keys."),
+        "store": ("serve.jobs.store:store", "Check, rebuild, migrate or copy what is remembered about people."),
+        "users": ("serve.jobs.users:users", "Look at a tenant's people together."),
+    },
+)
 @click.version_option(__version__, prog_name="palate")
 def palate() -> None:
     """Palate: an OpenAI-compatible server that answers every person in their own taste."""

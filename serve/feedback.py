@@ -13,13 +13,14 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from serve.artifacts.artifact import Question
+from serve.conversation import digest_of, signal_of
 from serve.engines.protocol import ChatInput, MeasureRequest
-from serve.errors import Gone, InvalidRequest, NotFound, PersonalizationUnavailable
+from serve.errors import Gone, InvalidRequest, NotFound, PalateError, PersonalizationUnavailable
 from serve.metrics import Metrics
 from serve.people import People
 from serve.preferences import NUM_STARS, Rows, choices_of
@@ -32,6 +33,7 @@ from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.feedback")
 
+MAX_REMARK_CHARS = 2_000
 JUDGEMENTS = (FeedbackKind.THUMB, FeedbackKind.RATING, FeedbackKind.IMPLICIT)
 ORDERS = (FeedbackKind.COMPARISON, FeedbackKind.RANKING)
 WRITINGS = (FeedbackKind.EDIT, FeedbackKind.DEMONSTRATION)
@@ -81,6 +83,7 @@ class FeedbackDesk:
         self._metrics = metrics
         self._keep_texts = keep_texts
         self._spool = spool
+        self._overhearing: set[asyncio.Task[None]] = set()
 
     async def receive(self, tenant: str, statement: Statement) -> Receipt:
         """Take one piece of feedback; durable when this returns.
@@ -123,6 +126,49 @@ class FeedbackDesk:
         except store_errors.StoreUnavailable:
             return 0
         return len(delivered)
+
+    async def overhear(self, key: UserKey, messages: Sequence[Mapping[str, Any]]) -> Receipt | None:
+        """Take what a conversation's last turn says of the answer before it, once; None if it says nothing.
+
+        Marked as inferred and of low weight; a remark in it that names an attribute is heard as well.
+        """
+        signal = signal_of(messages)
+        if signal is None:
+            return None
+        wanted = digest_of(signal.answer)
+        records = await self.people.store.list_completions(key, now=self.people.clock())
+        for record in sorted(records, key=lambda one: -one.created_at):
+            answers = record.payload.get("answers")
+            if isinstance(answers, list) and wanted in answers:
+                statement = Statement(
+                    FeedbackKind.IMPLICIT,
+                    signal.value,
+                    (record.id,),
+                    choice=answers.index(wanted),
+                    user=key.user,
+                    reason=signal.remark[:MAX_REMARK_CHARS] if self._keep_texts else None,
+                    metadata={"signal": signal.kind},
+                    idempotency_key=f"implicit:{record.id}",
+                )
+                return await self.receive(key.tenant, statement)
+        return None
+
+    def overhear_later(self, key: UserKey, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Start `overhear` in the background; what goes wrong there costs a weak signal and nothing else."""
+
+        async def quietly() -> None:
+            try:
+                await self.overhear(key, messages)
+            except (PalateError, store_errors.StoreError) as error:
+                logger.info("a turn could not be read as feedback: %s", type(error).__name__)
+
+        task = asyncio.get_running_loop().create_task(quietly())
+        self._overhearing.add(task)
+        task.add_done_callback(self._overhearing.discard)
+
+    async def settled(self) -> None:
+        """Wait for what was started in the background."""
+        await asyncio.gather(*self._overhearing)
 
     async def _records(self, tenant: str, statement: Statement) -> list[CompletionRecord] | None:
         """Read the completions; None if the store is away and the spool will hold the event meanwhile."""

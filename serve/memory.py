@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Memory:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.desk.settled()
         await self.people.close()
         if self._spool is not None:
             await self._spool.close()
@@ -99,10 +101,12 @@ async def open_memory(
     spool = await asyncio.to_thread(SpoolFolder, home.spool) if config.store.spool else None
     population = artifact.population
     index = LatentIndex(population.num_features, population.version) if config.users.index else None
-    ttl_s = config.feedback.completion_ttl_s
-    snapshot = home.latents / f"{population.version}.index"
-    people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s)
-    desk = FeedbackDesk(people, service, metrics, keep_texts=config.feedback.keep_texts, spool=spool)
+    ttl_s, keeps_texts = config.feedback.completion_ttl_s, config.feedback.keep_texts
+    # Of this population and this store: a snapshot of another store's people must never be taken over.
+    store_name = hashlib.sha256(address_of(address.url).encode()).hexdigest()[:12]
+    snapshot = home.latents / f"{population.version}-{store_name}.index"
+    people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
+    desk = FeedbackDesk(people, service, metrics, keep_texts=keeps_texts, spool=spool)
     memory = Memory(people, desk, spool)
     with contextlib.suppress(StoreUnavailable):
         people.attach(await address.open())

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from router.types import Posterior
 from serve.artifacts.artifact import Artifact
+from serve.conversation import digest_of
 from serve.preferences import Preferences
 from user_store.errors import Conflict, StoreError, StoreUnavailable
 from user_store.folding import catch_up, settle_pending
@@ -51,8 +52,7 @@ class Candidates:
     features: NDArray[np.float32]  # (N, P); NaN rows where there are none
     arms: Sequence[str]  # N
     served: Sequence[int]  # the rows served, in the order of the answer's choices
-    texts: Sequence[str] | None = None  # N, only where the configuration keeps texts
-    payload: Mapping[str, JsonValue] = field(default_factory=dict)  # what else to remember of the request
+    answers: Sequence[str] = ()  # the texts served, in the same order, if known
 
 
 class People:
@@ -66,6 +66,8 @@ class People:
         index: LatentIndex | None = None,
         snapshot: Path | None = None,
         completion_ttl_s: float = DEFAULT_COMPLETION_TTL_S,
+        keeps_texts: bool = False,
+        pause_s: float = PAUSE_AFTER_FAILURE_S,
         clock: Clock = time.time,
     ) -> None:
         """Take an open store, or None and `attach` it later: until then every call raises StoreUnavailable."""
@@ -75,6 +77,8 @@ class People:
         self.snapshot = snapshot  # the index on disk
         self.clock = clock
         self._completion_ttl_s = completion_ttl_s
+        self._keeps_texts = keeps_texts
+        self._pause_s = pause_s
         self._running: dict[UserKey, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[UserKey, asyncio.Lock] = WeakValueDictionary()
         self._closed_until = 0.0  # of the reads that answers wait for, on the monotonic clock
@@ -103,15 +107,15 @@ class People:
     async def taste(self, key: UserKey) -> Taste:
         """Read a person: exactly one read of the store. Raises StoreUnavailable.
 
-        After a failure it fails at once for a second, so that answers do not wait for a store that is away. A posterior
-        that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
+        After a failure it fails at once for `pause_s`, so that answers do not wait for a store that is away. A
+        posterior that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
         """
         if time.monotonic() < self._closed_until:
             raise StoreUnavailable("the store did not answer a moment ago")
         try:
             state = await self.store.get_state(key)
         except StoreUnavailable:
-            self._closed_until = time.monotonic() + PAUSE_AFTER_FAILURE_S
+            self._closed_until = time.monotonic() + self._pause_s
             raise
         if self.is_behind(state):
             self._later(key, self.learn(key))
@@ -146,7 +150,12 @@ class People:
         order: list[JsonValue] = [kept.index(row) for row in candidates.served if row in kept]
         if not order:
             raise ValueError("no served candidate has features; there is nothing to remember")
-        texts = candidates.texts
+        payload: dict[str, JsonValue] = {"feature_space": self.artifact.feature_space.id, "order": order}
+        texts: tuple[str, ...] | None = None
+        if candidates.answers:
+            payload["answers"] = [digest_of(answer) for answer in candidates.answers]
+            served = dict(zip(candidates.served, candidates.answers, strict=False))
+            texts = tuple(served.get(row, "") for row in kept) if self._keeps_texts else None
         return CompletionRecord(
             completion_id,
             key,
@@ -156,8 +165,8 @@ class People:
             arms=tuple(candidates.arms[row] for row in kept),
             chosen=int(str(order[0])),
             artifact_version=self.artifact.version,
-            texts=None if texts is None else tuple(texts[row] for row in kept),
-            payload={"feature_space": self.artifact.feature_space.id, "order": order, **candidates.payload},
+            texts=texts,
+            payload=payload,
         )
 
     async def settle(self, event: FeedbackEvent) -> bool:
@@ -204,9 +213,13 @@ class People:
 
         self._running[key] = asyncio.get_running_loop().create_task(quietly())
 
+    async def settled(self) -> None:
+        """Wait for what runs in the background."""
+        await asyncio.gather(*self._running.values())
+
     async def close(self) -> None:
         """Finish what runs in the background, then close the index and the store."""
-        await asyncio.gather(*self._running.values())
+        await self.settled()
         if self.index is not None:
             await self.index.close()
         if self._store is not None:

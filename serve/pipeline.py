@@ -231,12 +231,15 @@ class Pipeline:
         if person is not None and people is not None:
             announcing = asyncio.create_task(_announce(people, person, request.request_id, created_at))
         outputs = self._service.generate(request)
+        answers: dict[int, list[str]] = {}
         try:
             async for output in outputs:
                 if announcing is not None:
                     await announcing  # feedback may come as soon as the first byte is out
                     announcing = None
                 report.verdict = output.verdict or report.verdict
+                for delta in output.deltas:
+                    answers.setdefault(delta.index, []).append(delta.text)
                 yield output
         finally:
             await outputs.aclose()
@@ -245,7 +248,8 @@ class Pipeline:
         if report.verdict is not None:
             self._count(report, report.verdict)
             if person is not None and people is not None:
-                keeping = asyncio.create_task(_keep(people, person, request.request_id, created_at, report))
+                texts = ["".join(answers[index]) for index in sorted(answers)]
+                keeping = asyncio.create_task(_keep(people, person, request.request_id, created_at, report, texts))
                 self._background.add(keeping)
                 keeping.add_done_callback(self._background.discard)
 
@@ -275,12 +279,14 @@ async def _announce(people: People, person: UserKey, completion_id: str, now: fl
         logger.warning("an answer could not be announced to the store: %s", type(error).__name__)
 
 
-async def _keep(people: People, person: UserKey, completion_id: str, created_at: float, report: Report) -> None:
+async def _keep(
+    people: People, person: UserKey, completion_id: str, created_at: float, report: Report, answers: Sequence[str]
+) -> None:
     verdict = report.verdict
     if verdict is None or verdict.feature_space != people.artifact.feature_space.id:
         return
     arms = [arm.kind for arm in report.arms]
-    candidates = Candidates(verdict.features_array(), arms, verdict.order)
+    candidates = Candidates(verdict.features_array(), arms, verdict.order, answers)
     try:
         await people.remember(people.record(person, completion_id, candidates, created_at=created_at))
     except StoreError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -95,8 +95,12 @@ class Preferences:
         return [*said, *self._remarks(event)]
 
     def _fold(self, arrays: Arrays, events: Sequence[FeedbackEvent]) -> Arrays:
-        """Add events. Old observations are condensed at the same events however the log was cut into calls."""
-        posterior = decode_posterior(arrays, self._prior)
+        """Add events. However the log was cut into calls, the result is the same, to the last bit.
+
+        For that, old observations are condensed at the same events, and every fit starts from the prior: with labels
+        that contradict each other a posterior has several modes, and a warm start would stay in the one it came from.
+        """
+        posterior = self._cold(decode_posterior(arrays, self._prior))
         batch: list[Event] = []
         num_groups = posterior.evidence.num_groups
         for event in events:
@@ -104,11 +108,15 @@ class Preferences:
             batch += new
             num_groups += sum(map(_num_groups, new))
             if num_groups > MAX_GROUPS:
-                posterior, batch = update_many(self._population, posterior, batch), []
+                posterior, batch = self._cold(update_many(self._population, posterior, batch)), []
                 num_groups = posterior.evidence.num_groups
-        if batch:
-            posterior = update_many(self._population, posterior, batch)
-        return encode_posterior(posterior)
+        if not batch and not posterior.num_events:
+            return arrays
+        return encode_posterior(update_many(self._population, posterior, batch))
+
+    def _cold(self, posterior: Posterior) -> Posterior:
+        """Return what was observed, with the prior's belief to start fitting from."""
+        return replace(posterior, precision=self._prior.precision, shift=self._prior.shift)
 
     def _rated(self, event: FeedbackEvent, evidence: Arrays) -> list[Event]:
         features = {name: self._population.features(_floats(evidence[name])) for name in ROWS if name in evidence}

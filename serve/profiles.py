@@ -96,8 +96,9 @@ def _event_id(name: str) -> str:
 def _mean_without(population: Population, posterior: Posterior, event_id: str) -> Array:
     keep = [_event_id(name) != event_id for name in posterior.evidence.event_ids]
     num_left = len({name for name, kept in zip(posterior.evidence.event_ids, keep, strict=True) if kept})
-    bare = replace(posterior, evidence=select(posterior.evidence, [False] * len(keep)), num_events=0)
-    start = bare if posterior.folded_precision.any() else prior(population)
+    nobody = prior(population)  # where the fit of the posterior itself began
+    nothing = select(posterior.evidence, [False] * len(keep))
+    start = replace(posterior, evidence=nothing, num_events=0, precision=nobody.precision, shift=nobody.shift)
     return condition(population, start, select(posterior.evidence, keep), num_left).mean
 
 

@@ -18,6 +18,8 @@ from serve.errors import InvalidRequest
 from serve.pipeline import Answer, Options
 from serve.report import Report
 
+DEGRADED_HEADER = "X-Palate-Degraded"  # names what was away, so that the answer is the base model's
+
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
 
@@ -35,10 +37,15 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     generation = to_generation(body, context)
     wishes = body.palate or PalateOptions()
     persons = context.persons(request, (body.safety_identifier, body.user), wishes.users)
+    if context.config.feedback.implicit and context.desk is not None and len(persons) == 1 and generation.chat:
+        context.desk.overhear_later(persons[0], generation.chat.messages)
     answer = await context.pipeline.answer(generation, persons, to_options(wishes))
+    headers = {DEGRADED_HEADER: answer.report.degraded} if answer.report.degraded else {}
     if body.stream:
-        return await event_stream(request, answer.outputs, _chunks(body, generation, context, answer.report))
-    return json_response(await while_connected(request, _completion(body, generation, context, answer)))
+        events = _chunks(body, generation, context, answer.report)
+        return await event_stream(request, answer.outputs, events, headers)
+    plain = await while_connected(request, _completion(body, generation, context, answer))
+    return json_response(plain, headers=headers)
 
 
 def to_options(wishes: PalateOptions) -> Options:

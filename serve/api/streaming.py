@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -53,7 +53,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def event_stream(request: Request, outputs: AsyncGenerator[Output, None], events: Events) -> Response:
+async def event_stream(
+    request: Request, outputs: AsyncGenerator[Output, None], events: Events, headers: Mapping[str, str] | None = None
+) -> Response:
     """Stream `events(outputs)`.
 
     The first output is awaited before the status is sent, so an error that comes at once has its own status; a later
@@ -65,9 +67,8 @@ async def event_stream(request: Request, outputs: AsyncGenerator[Output, None], 
         await outputs.aclose()
         raise
     body = _guarded(events(_chain(first, outputs)), outputs)
-    return StreamingResponse(
-        body, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    )
+    all_headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+    return StreamingResponse(body, media_type="text/event-stream", headers=all_headers)
 
 
 async def _chain(first: Output, rest: AsyncGenerator[Output, None]) -> AsyncGenerator[Output, None]:

@@ -1,7 +1,7 @@
 """`palate store check | rebuild | migrate | copy`: work over a whole store, with progress.
 
 The preference model is a parameter (`store_group`), so that this module knows no mathematics; without one, `rebuild`
-says so. What is done lives in `user_store.maintenance`.
+says so. What is done lives in `user_store.maintenance`. Without `--url` it is the store the server would use.
 """
 
 import asyncio
@@ -12,6 +12,10 @@ from typing import TypeVar
 import click
 from tqdm import tqdm
 
+from serve.config import Secrets, load
+from serve.home import Home
+from serve.memory import StoreAddress, find_artifact
+from serve.preferences import Preferences
 from user_store.errors import StoreError
 from user_store.folding import PosteriorModel
 from user_store.maintenance import check, copy, rebuild
@@ -35,12 +39,17 @@ class StoreUrl(click.ParamType[str]):
         return value
 
 
+def served_url() -> str:
+    """Name the store that `palate serve` would use."""
+    return StoreAddress.of(load(), Secrets.from_env(), Home.from_env().create()).url
+
+
 url_option = click.option(
-    "--url", required=True, type=StoreUrl(), envvar="PALATE_STORE_URL", help="The store: sqlite:///path or redis://…"
+    "--url", default=served_url, type=StoreUrl(), help="sqlite:///path or redis://…; by default the server's store."
 )
 
 
-def store_group(load_model: Callable[[], PosteriorModel] | None) -> click.Group:
+def store_group(load_model: Callable[[], PosteriorModel | None] | None) -> click.Group:
     """Make the command group; `load_model` gives the preference model that `rebuild` folds events with."""
 
     @click.group("store", help="Check, rebuild, migrate or copy what is remembered about people.")
@@ -56,7 +65,10 @@ def store_group(load_model: Callable[[], PosteriorModel] | None) -> click.Group:
     def rebuild_command(options: RedisOptions, url: str) -> None:
         if load_model is None:
             raise click.ClickException("no preference model is connected; run `palate store rebuild`")
-        written = run(_rebuild(url, options, load_model()))
+        model = load_model()
+        if model is None:
+            raise click.ClickException("nothing was learned for the configured model; there is nothing to rebuild with")
+        written = run(_rebuild(url, options, model))
         click.echo(f"{written} posteriors rebuilt")
 
     for command in (check_command, migrate_command, copy_command):
@@ -149,7 +161,13 @@ async def _copy(source_url: str, target_url: str, options: RedisOptions) -> None
     click.echo(f"{report.completions} completions, {report.posteriors} posteriors copied")
 
 
-store = store_group(None)
+def served_model() -> PosteriorModel | None:
+    """Load the preference model that `palate serve` would use."""
+    artifact = find_artifact(load())
+    return None if artifact is None else Preferences(artifact).model
+
+
+store = store_group(served_model)
 
 if __name__ == "__main__":
     store()

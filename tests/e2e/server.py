@@ -69,7 +69,11 @@ def running_server(
 ) -> Iterator[Server]:
     """Start a server, wait for its line with the address, stop it, and check that no process is left."""
     port = free_port()
-    tree: dict[str, dict[str, object]] = {"http": {"port": port}, "engine": {"kind": engine}}
+    tree: dict[str, dict[str, object]] = {
+        "http": {"port": port},
+        "engine": {"kind": engine},
+        "store": {"url": f"sqlite://{folder}/palate.db"},  # never the developer's own
+    }
     for section, values in (settings or {}).items():
         tree.setdefault(section, {}).update(values)
     config = folder / "config.yaml"

@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def test_help_names_every_command(run: CliRunner) -> None:
     text = run.invoke(cli.palate, ["--help"]).output
-    for command in ("serve", "model", "config", "doctor", "bench", "version"):
+    for command in ("serve", "model", "config", "doctor", "bench", "version", "keys", "store", "users"):
         assert f"  {command} " in text
     assert "overhead" in run.invoke(cli.palate, ["bench", "--help"]).output
 

@@ -15,7 +15,7 @@ from serve.config import Config, Secrets
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.memory import StoreAddress
-from tests.serve.api.people import Palate, running
+from tests.serve.api.people import MODEL, Palate, running
 from tests.user_store.redis_server import RedisServer
 from user_store.types import UserKey
 
@@ -49,24 +49,29 @@ async def test_without_the_store_answers_go_on_and_feedback_is_refused(redis: Re
         answer = await palate.ask()
         await palate.say(**COMPARE, value=1)
         redis.kill()
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "user": "ann"}
+        for stream in (False, True):
+            response = await palate.client.post("/v1/chat/completions", json={**body, "stream": stream})
+            assert (response.status_code, response.headers["X-Palate-Degraded"]) == (200, "store")
         answered = await palate.ask()
         assert (answered["palate"]["personalized"], answered["palate"]["degraded"]) == (False, "store")
         refused = await palate.client.post("/v1/feedback", json={"kind": "thumb", "completion_id": answer["id"]})
         assert refused.status_code == 400  # what is wrong with it is said first
-        for method, path, body in (
+        calls: list[tuple[str, str, dict[str, Any] | None]] = [
             ("POST", "/v1/feedback", {"kind": "thumb", "completion_id": answer["id"], "value": 1}),
             ("POST", "/v1/feedback", {**COMPARE, "value": 1}),
             ("GET", "/v1/feedback", None),
             ("GET", "/v1/users/ann", None),
             ("DELETE", "/v1/users/ann", None),
-        ):
-            refused = await palate.client.request(method, path, json=body)
+        ]
+        for method, path, sent in calls:
+            refused = await palate.client.request(method, path, json=sent)
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "store_unavailable"
             assert int(refused.headers["Retry-After"]) > 0
         metrics = (await palate.client.get("/metrics")).text
         assert 'palate_store_failures_total{path="/v1/feedback"} 3.0' in metrics
-        assert 'palate_answers_total{reason="degraded"} 1.0' in metrics
+        assert 'palate_answers_total{reason="degraded"} 3.0' in metrics
         redis.start()
         await until(lambda: _is_personalized(palate))
         await palate.say(**COMPARE, value=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from serve.api.application import create_app
 from serve.api.context import ApiContext
@@ -27,6 +28,7 @@ MODEL = "scripted-model"
 class Palate:
     """One server in this process, and a client that speaks to it."""
 
+    app: FastAPI
     client: httpx.AsyncClient
     memory: Memory
     context: ApiContext
@@ -79,11 +81,12 @@ async def running(
         desk=memory.desk,
         keys=KeyFile(home.keys),
     )
-    transport = httpx.ASGITransport(create_app(context), raise_app_exceptions=False)
+    app = create_app(context)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://palate", headers=headers) as client:
-            yield Palate(client, memory, context)
+            yield Palate(app, client, memory, context)
     finally:
         await context.pipeline.shutdown()
         await memory.close()

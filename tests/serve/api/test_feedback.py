@@ -275,7 +275,9 @@ async def test_texts_are_kept_only_where_the_operator_says_so(tmp_path: Path) ->
         async with running(tmp_path / str(keep), feedback={"keep_texts": keep}) as palate:
             body: dict[str, Any] = {"user": "ann", "prompt": "a secret prompt", "candidates": ["a secret text"]}
             await palate.say(kind="edit", **body, value="a secret wish")
+            answer = (await palate.ask())["choices"][0]["message"]["content"]
             exported = (await palate.client.get("/v1/users/ann/export")).text
+            assert (answer in exported) == keep
             assert ("secret prompt" in exported) == keep
             assert ("secret text" in exported) == keep
             assert ("secret wish" in exported) == keep

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serve.jobs.store import store_group
+from serve.jobs.store import store, store_group
 from tests.user_store.models import ADDING, D
 from tests.user_store.samples import NOW, event, features
 from user_store.open import open_store
@@ -27,11 +27,11 @@ def url(tmp_path: Path) -> str:
     url = f"sqlite://{tmp_path}/palate.db"
 
     async def fill() -> None:
-        store = await open_store(url)
+        opened = await open_store(url)
         for number in range(3):
             key = UserKey("acme", f"user{number}")
-            await store.append_event(event(f"e{number}", key, created_at=NOW, evidence={"x": features(number, D)}))
-        await store.close()
+            await opened.append_event(event(f"e{number}", key, created_at=NOW, evidence={"x": features(number, D)}))
+        await opened.close()
 
     asyncio.run(fill())
     return url
@@ -76,7 +76,6 @@ def test_migrate_says_where_the_store_stands(url: str) -> None:
     [
         (["check", "--url", "mysql://x"], "must start with sqlite:"),
         (["check", "--url", "redis://127.0.0.1:1"], "check that it runs"),
-        (["check"], "--url"),
         (["copy", "--from", "sqlite:/a", "--to", "sqlite:/a"], "same store"),
     ],
 )
@@ -85,6 +84,25 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> No
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_without_a_url_it_is_the_servers_store_with_the_servers_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALATE_HOME", str(tmp_path))
+    monkeypatch.delenv("PALATE_STORE_URL", raising=False)
+    config = tmp_path / "palate.yaml"
+    config.write_text("engine: {kind: scripted}\n")
+    monkeypatch.setenv("PALATE_CONFIG", str(config))
+    asyncio.run(open_and_close(f"sqlite://{tmp_path}/palate.db"))
+    result = CliRunner().invoke(store, ["rebuild"])
+    assert (result.exit_code, "1 posteriors rebuilt" in result.output) == (0, True), result.output
+
+
+async def open_and_close(url: str) -> None:
+    opened = await open_store(url)
+    await opened.append_event(event("e1", UserKey("acme", "ann"), reason="longer words, please"))
+    await opened.close()
 
 
 def test_rebuild_without_a_model_says_so(url: str) -> None:

@@ -1,0 +1,92 @@
+"""Feedback and people through a whole server: learned, shown, taken along, erased; kept when a replica is killed."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.server import Server
+
+COMPARISON = {"kind": "comparison", "prompt": "hi", "candidates": ["a b c", "there what clear another"], "value": 1}
+
+
+class Caller:
+    """Calls one server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.http = httpx.Client(base_url=server.base_url, timeout=60.0, trust_env=False)
+
+    def ask(self, user: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": "Tell me about bread."}]
+        body = {"model": self.server.model, "messages": messages, "user": user, "max_tokens": 16}
+        response = self.http.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def see(self, user: str) -> httpx.Response:
+        return self.http.get(f"/v1/users/{user}")
+
+
+@pytest.fixture
+def caller(scripted_server: Server) -> Caller:
+    return Caller(scripted_server)
+
+
+def test_a_person_is_learned_shown_taken_along_and_erased(caller: Caller) -> None:
+    http = caller.http
+    first = caller.ask("eve")
+    assert first["palate"]["reason"] == "no_feedback"
+    for _ in range(4):
+        said = http.post("/v1/feedback", json={**COMPARISON, "user": "eve"})
+        assert said.status_code == 200, said.text
+    said = http.post("/v1/feedback", json={"kind": "thumb", "completion_id": first["id"], "value": -1})
+    assert said.json()["posterior_version"] == 5
+    assert caller.ask("eve")["palate"]["personalized"]
+    seen = caller.see("eve").json()
+    assert (seen["num_events"], seen["num_counting"]) == (5, 5)
+    assert any(row["taught_by"] for row in seen["attributes"])
+    exported = http.get("/v1/users/eve/export").text
+    assert len(exported.splitlines()) >= 7
+    assert http.delete("/v1/users/eve").json()["num_events"] == 5
+    assert caller.see("eve").status_code == 404
+    assert caller.ask("eve")["palate"]["reason"] == "no_feedback"
+    assert http.post("/v1/users/eve/import", content=exported).json()["num_events"] == 5
+    http.delete("/v1/users/eve")
+
+
+@pytest.mark.slow
+def test_a_killed_ingress_replica_loses_no_acknowledged_feedback(caller: Caller) -> None:
+    """16 writers insist while the replica that answers them is killed again and again."""
+    num_kills, acknowledged = 5, set[str]()
+
+    def write(writer: int) -> None:
+        with httpx.Client(base_url=caller.server.base_url, timeout=10.0, trust_env=False) as http:
+            for number in range(40):
+                key = f"w{writer}-{number}"
+                body = {**COMPARISON, "user": f"crash-{number % 4}", "idempotency_key": key}
+                while True:
+                    try:
+                        if http.post("/v1/feedback", json=body).status_code == 200:
+                            break
+                    except httpx.TransportError:
+                        time.sleep(0.05)
+                acknowledged.add(key)
+
+    with ThreadPoolExecutor(16) as pool:
+        writers = [pool.submit(write, writer) for writer in range(16)]
+        for kill in range(num_kills):
+            while len(acknowledged) < (kill + 1) * 640 // (num_kills + 1):
+                time.sleep(0.01)
+            caller.server.replica("Ingress").kill()
+            time.sleep(0.5)
+            caller.server.wait_until(ready=True, timeout_s=120.0)
+        for writer in writers:
+            writer.result()
+    counts = [caller.see(f"crash-{person}").json()["num_events"] for person in range(4)]
+    assert counts == [160] * 4
