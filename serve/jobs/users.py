@@ -10,6 +10,7 @@ import numpy as np
 
 from serve.artifacts.registry import find_artifact
 from serve.config import load
+from serve.home import Home
 from serve.jobs.store import StoreUrl, run, served_url
 from serve.keys import DEFAULT_TENANT
 from serve.preferences import Preferences
