@@ -12,9 +12,10 @@ from typing import TypeVar
 import click
 from tqdm import tqdm
 
+from serve.artifacts.registry import find_artifact
 from serve.config import Secrets, load
 from serve.home import Home
-from serve.memory import StoreAddress, find_artifact
+from serve.memory import StoreAddress
 from serve.preferences import Preferences
 from user_store.errors import StoreError
 from user_store.folding import PosteriorModel
@@ -163,7 +164,7 @@ async def _copy(source_url: str, target_url: str, options: RedisOptions) -> None
 
 def served_model() -> PosteriorModel | None:
     """Load the preference model that `palate serve` would use."""
-    artifact = find_artifact(load())
+    artifact = find_artifact(load(), Home.from_env())
     return None if artifact is None else Preferences(artifact).model
 
 

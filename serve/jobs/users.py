@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
+from serve.artifacts.registry import find_artifact
 from serve.config import load
+from serve.home import Home
 from serve.jobs.store import StoreUrl, run, served_url
 from serve.keys import DEFAULT_TENANT
-from serve.memory import find_artifact
 from serve.preferences import Preferences
 from user_store.latent_index import Cohort, LatentIndex
 from user_store.open import open_store
@@ -43,7 +44,7 @@ def users() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def cohorts(url: str, username: str | None, password: str | None, tenant: str, number: int, as_json: bool) -> None:
     """Cluster people by taste, and say what each cluster likes."""
-    artifact = find_artifact(load())
+    artifact = find_artifact(load(), Home.from_env())
     if artifact is None:
         raise click.ClickException("nothing was learned for the configured model; nobody's taste can be read")
     preferences, population = Preferences(artifact), artifact.population
