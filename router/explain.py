@@ -1,8 +1,9 @@
 """Say in words and numbers what is believed about a person, and from which feedback.
 
-Per named attribute (a named row of the basis): mean and credible interval of its weight, the share of past decisions
-that it drove, and the events that taught it, by leaving each one out. Knows nothing of texts, of storage, or of how
-events are forgotten: the caller passes the means that remain without each of them.
+Per named attribute (a named row of the basis): what one standard deviation more of it brings in reward, as texts come,
+with a credible interval; the share of past decisions that it drove; and the events that taught it, by leaving each one
+out. Attributes overlap with each other and with directions that have no name, hence the covariance of the features.
+Knows nothing of texts, of storage, or of how events are forgotten: the caller passes the means that remain.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class AttributeBelief:
-    """What is believed about one named attribute; weights are in logits per standard deviation of the attribute."""
+    """What is believed about one named attribute; values are logits of reward per standard deviation of it."""
 
     name: str
     mean: float
@@ -55,46 +56,60 @@ class Explanation:
 def explain(
     taste: Mixture,
     attribute_names: tuple[str, ...],
+    response: Array,
     *,
     decisions: Array,
     means_without: Mapping[str, Array],
 ) -> Explanation:
     """Explain a taste: the person's deviation from everyone, as a mixture over weights.
 
-    `attribute_names` names the D rows ("" for none). `decisions` (M, D): features of winner minus base in past
-    requests; without any, shares are 0. `means_without`: overall mean (D,) of the posterior without each event.
+    `attribute_names` names the D rows ("" for none), `response` (D, D) is the features' covariance. `decisions` (M, D):
+    features of winner minus base in past requests; without any, shares are 0. `means_without`: overall mean (D,) of the
+    posterior without each event.
     """
     D = len(taste.mean)
     if len(attribute_names) != D:
         raise ValueError(f"attribute_names needs one name (or '') for each of the {D} features")
+    if response.shape != (D, D) or not np.diag(response).min() > 0.0:
+        raise ValueError(f"response must have shape ({D}, {D}) and a positive diagonal")
     if decisions.ndim != 2 or decisions.shape[1] != D:
         raise ValueError(f"decisions must have shape (any, {D}), but has {decisions.shape}")
-    shares = _decision_shares(taste.mean, decisions)
     rows = [d for d in range(D) if attribute_names[d]]
-    beliefs = [_belief(taste, d, attribute_names[d], float(shares[d]), means_without) for d in rows]
+    scales = np.sqrt(np.diag(response))[rows]  # (A,)
+    directions = response[rows] / scales[:, None]  # (A, D)
+    shares, unnamed = _decision_shares(taste.mean, decisions, directions, decisions[:, rows] / scales)
+    beliefs = [
+        _belief(taste, direction, attribute_names[row], share, means_without)
+        for row, direction, share in zip(rows, directions, shares.tolist(), strict=True)
+    ]
     beliefs.sort(key=lambda belief: -abs(belief.mean))
-    unnamed = float(shares.sum() - shares[rows].sum())
     return Explanation(len(means_without), tuple(beliefs), unnamed, _text(beliefs, unnamed, len(means_without)))
 
 
-def _decision_shares(mean: Array, decisions: Array) -> Array:
-    """Average over decisions of each feature's part |w_d·δ_d| of what decided; (D,), sums to 1 or is 0."""
-    parts = np.abs(decisions * mean)  # (M, D)
-    totals = parts.sum(axis=1, keepdims=True)
-    decided = totals[:, 0] > 0.0
+def _decision_shares(mean: Array, decisions: Array, directions: Array, changes: Array) -> tuple[Array, float]:
+    """Average over decisions each attribute's part of what decided (A,), and the part of no attribute; sum 1 or 0.
+
+    `changes` (M, A): how many standard deviations of each attribute the winner had more than the base.
+    """
+    named = changes * (directions @ mean)  # (M, A)
+    unnamed = decisions @ mean - named.sum(axis=1)  # (M,)
+    totals = np.abs(named).sum(axis=1) + np.abs(unnamed)
+    decided = totals > 0.0
     if not decided.any():
-        return np.zeros_like(mean)
-    return np.asarray((parts[decided] / totals[decided]).mean(axis=0))
+        return np.zeros(len(directions)), 0.0
+    shares = np.abs(named[decided]) / totals[decided, None]
+    return np.asarray(shares.mean(axis=0)), float((np.abs(unnamed[decided]) / totals[decided]).mean())
 
 
-def _belief(taste: Mixture, d: int, name: str, share: float, means_without: Mapping[str, Array]) -> AttributeBelief:
-    direction = np.zeros(len(taste.mean))
-    direction[d] = 1.0
+def _belief(
+    taste: Mixture, direction: Array, name: str, share: float, means_without: Mapping[str, Array]
+) -> AttributeBelief:
     tail = 0.5 * (1.0 - CREDIBLE)
     low, high = taste.quantiles(direction, np.array([tail, 1.0 - tail]))
-    lessons = [Lesson(event_id, float(taste.mean[d] - mean[d])) for event_id, mean in means_without.items()]
+    mean = float(taste.mean @ direction)
+    lessons = [Lesson(event_id, mean - float(without @ direction)) for event_id, without in means_without.items()]
     lessons.sort(key=lambda lesson: -abs(lesson.effect))
-    return AttributeBelief(name, float(taste.mean[d]), float(low), float(high), share, tuple(lessons[:MAX_LESSONS]))
+    return AttributeBelief(name, mean, float(low), float(high), share, tuple(lessons[:MAX_LESSONS]))
 
 
 def _text(beliefs: list[AttributeBelief], unnamed: float, num_events: int) -> str:

@@ -68,6 +68,22 @@ class Mixture:
         covariances = self.covariances if scale == 1.0 else scale**2 * self.covariances
         return Mixture(self.weights, scale * self.means + offset, covariances, self._origin_scaled(scale))
 
+    def conditioned(self, directions: Floats, values: Floats) -> "Mixture":
+        """Return the distribution given that w·direction is exactly `values` (J,) for each of `directions` (J, D).
+
+        The weights of the components stay: what is given here is decided by somebody, it is no evidence. Components
+        without doubt along a direction keep their mean there.
+        """
+        across = self.covariances @ directions.T  # (K, D, J)
+        spread = directions @ across  # (K, J, J)
+        gain = across @ np.linalg.pinv(spread, hermitian=True)  # (K, D, J)
+        off = values - self.means @ directions.T  # (K, J)
+        means = self.means + (gain @ off[:, :, None])[:, :, 0]
+        covariances = self.covariances - gain @ across.transpose(0, 2, 1)
+        # What rounding leaves of a weight that is held would still decide between equals.
+        means = np.where(np.abs(means) < 1e-12 * np.abs(self.means).max(), 0.0, means)
+        return Mixture(self.weights, means, 0.5 * (covariances + covariances.transpose(0, 2, 1)))
+
     def tilted(self, logits: Floats) -> "Mixture":
         """Return the mixture with `logits` (K,) added to its log weights, as prompt gating does."""
         tilted = self.weights * np.exp(logits - logits.max())

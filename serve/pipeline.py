@@ -22,11 +22,10 @@ import numpy as np
 
 from router.candidates import PlanConfig, pick_instruction, plan_candidates
 from router.groups import Aggregate
-from router.mixture import Mixture
 from router.reward import Rewards, score
 from router.routing import RoutingConfig, Wishes
 from router.routing import route as find_route
-from router.types import Arm, Array, Posterior, Route
+from router.types import Arm, Posterior, Route
 from serve.artifacts.artifact import Artifact
 from serve.config import PersonalizationConfig
 from serve.engines.protocol import BestOf, EngineArm, GenerationRequest, MeasureRequest, Output, Verdict
@@ -298,39 +297,37 @@ async def _keep(
 
 def _route(taste: Taste | None, artifact: Artifact, config: RoutingConfig, options: Options) -> Route:
     """Route one person; what they pinned or barred is not inferred, and pins count as wishes of their own."""
-    space, weights, fixed = artifact.space, dict(options.weights), set[str]()
-    if taste is not None:
-        names = set(space.population.attribute_names)
+    space, names = artifact.space, artifact.population.attribute_names
+    weights, fixed = dict(options.weights), set[str]()
+    if taste is not None and options.strength > 0:
         pins = {name: level for name, level in taste.profile.pins.items() if name in names}
-        weights = {**pins, **weights} if options.strength > 0 else weights
-        fixed = set(pins) | set(taste.profile.bars)
+        weights, fixed = {**pins, **weights}, {*pins, *taste.profile.bars}
     posterior = taste.posterior if taste is not None else None
-    found = find_route(posterior, space, config, Wishes(options.strength, weights))
-    rows = [row for row, name in enumerate(space.population.attribute_names) if name and name in fixed]
-    if not rows or found.is_zero:
-        return found
-    explicit = find_route(None, space, config, Wishes(0.0, weights)) if weights else None
-    own = np.zeros(space.population.num_features) if explicit is None else explicit.steering_coefficients
-    coefficients = found.steering_coefficients.copy()
-    coefficients[rows] = own[rows]
+    rows = [row for row, name in enumerate(names) if name and name in fixed]
+    if posterior is None or not rows:
+        return find_route(posterior, space, config, Wishes(options.strength, weights))
+    inferred = find_route(posterior, space, config, Wishes(options.strength))
+    base = space.population.base_weights
+    wished = find_route(None, space, config, Wishes(0.0, weights)) if weights else None
+    directions = space.response[rows]  # (J, D): what a taste, or a steering, does to the fixed attributes
+    nothing = np.zeros(len(rows))
+    taste_left = inferred.taste.conditioned(directions, nothing)
+    deviation = taste_left.mean - space.prior.conditioned(directions, nothing).mean
+    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * deviation * space.mask
+    judge = inferred.judge.conditioned(directions, directions @ base)
+    if wished is not None:
+        coefficients = coefficients + wished.steering_coefficients
+        judge = judge.affine(1.0, wished.judge.mean - base)
     coefficients, dose = space.limited(coefficients)
-    judge_mean = space.population.base_weights if explicit is None else explicit.judge.mean
     return replace(
-        found,
+        inferred,
         steering_coefficients=coefficients,
-        dose=min(dose, found.dose) if dose else 0.0,
-        judge=_fixed(found.judge, rows, judge_mean),
-        taste=_fixed(found.taste, rows, np.zeros(space.population.num_features)),
+        dose=dose,
+        steering="explicit" if inferred.dose == 0.0 and dose > 0.0 else inferred.steering,
+        judge=judge,
+        taste=taste_left,
+        anchor=taste_left.mean,
     )
-
-
-def _fixed(mixture: Mixture, rows: list[int], values: Array) -> Mixture:
-    """Hold some weights at given values, without doubt."""
-    means, covariances = mixture.means.copy(), mixture.covariances.copy()
-    means[:, rows] = values[rows]
-    covariances[:, rows, :] = 0.0
-    covariances[:, :, rows] = 0.0
-    return Mixture(mixture.weights, means, covariances)
 
 
 def _arms(

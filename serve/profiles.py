@@ -62,7 +62,7 @@ async def portray(people: People, key: UserKey) -> Portrait:
     if posterior is None:
         space = people.artifact.space
         nothing = np.zeros((0, population.num_features))
-        told = explain(space.prior, _names(population), decisions=nothing, means_without={})
+        told = explain(space.prior, _names(population), space.response, decisions=nothing, means_without={})
         weights = tuple(population.mixture_weights.tolist())
         return Portrait(state, len(standing), 0, weights, told)
     records = await people.store.list_completions(key, now=people.clock())
@@ -85,7 +85,7 @@ def _explain(
     space = people.artifact.feature_space.id
     decisions = [row for record in records for row in _decision(population, record, space)]
     rows = np.stack(decisions) if decisions else np.zeros((0, population.num_features))
-    return explain(posterior.taste, _names(population), decisions=rows, means_without=means)
+    return explain(posterior.taste, _names(population), people.artifact.response, decisions=rows, means_without=means)
 
 
 def _event_id(name: str) -> str:

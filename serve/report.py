@@ -86,11 +86,15 @@ class Report:
 
 
 def strongest(route: Route, artifact: Artifact) -> dict[str, float]:
-    """Name the strongest wishes, in logits of a comparison per standard deviation of the attribute."""
-    names = artifact.population.attribute_names
-    weights = route.judge.mean - artifact.population.base_weights
-    ranked = sorted((row for row, name in enumerate(names) if name), key=lambda row: -abs(weights[row]))
-    return {names[row]: round(float(weights[row]), 4) for row in ranked[:MAX_ATTRIBUTES] if weights[row]}
+    """Name the strongest wishes: logits of reward per standard deviation of the attribute, beyond everyone's."""
+    names, response = artifact.population.attribute_names, artifact.response
+    rows = [row for row, name in enumerate(names) if name]
+    wishes = response[rows] @ (route.judge.mean - artifact.population.base_weights)  # (A,)
+    values = {
+        names[row]: round(float(wish / response[row, row] ** 0.5), 4) for row, wish in zip(rows, wishes, strict=True)
+    }
+    ranked = sorted(values, key=lambda name: -abs(values[name]))
+    return {name: values[name] for name in ranked[:MAX_ATTRIBUTES] if values[name]}
 
 
 def _rounded(values: Array) -> list[float]:

@@ -77,3 +77,15 @@ def test_nonsense_is_refused() -> None:
         Mixture(np.ones(2) / 2, np.zeros((1, 2)), np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="sum to 1"):
         Mixture(np.ones(2), np.zeros((2, 1)), np.zeros((2, 1, 1)))
+
+
+def test_conditioning_holds_a_direction_and_what_goes_with_it() -> None:
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    mixture = Mixture(np.array([0.3, 0.7]), np.array([[0.0, 0.0], [1.0, 1.0]]), np.stack([covariance] * 2))
+    given = mixture.conditioned(np.array([[1.0, 0.0]]), np.array([2.0]))
+    # Bishop eq. 2.81 and 2.82.
+    np.testing.assert_allclose(given.means, [[2.0, 1.6], [2.0, 1.8]])
+    np.testing.assert_allclose(given.covariances, np.stack([np.diag([0.0, 0.36])] * 2), atol=1e-12)
+    np.testing.assert_array_equal(given.weights, mixture.weights)
+    again = given.conditioned(np.array([[1.0, 0.0]]), np.array([5.0]))
+    np.testing.assert_allclose(again.means, given.means, atol=1e-9)
