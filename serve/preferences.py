@@ -267,10 +267,12 @@ def encode_posterior(posterior: Posterior) -> Arrays:
 
 
 def _numbers(posterior: Posterior) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    for name in ("precision", "shift", "log_evidence", *FOLDED):
-        array = getattr(posterior, name)
-        if name not in FOLDED or array.any():
-            yield name, array
+    yield "precision", posterior.precision[:, *np.triu_indices(posterior.shift.shape[1])]  # (K, L(L + 1)/2): symmetric
+    yield "shift", posterior.shift
+    yield "log_evidence", posterior.log_evidence
+    for name in FOLDED:
+        if getattr(posterior, name).any():
+            yield name, getattr(posterior, name)
     yield "rates", np.array([posterior.flip_rate, posterior.folded_time_s])
     for name in EVIDENCE:
         yield f"evidence.{name}", getattr(posterior.evidence, name)
@@ -288,7 +290,7 @@ def decode_posterior(arrays: Arrays, start: Posterior) -> Posterior:
     flip_rate, folded_time_s = _floats(arrays["rates"]).tolist()
     folded = {name: _floats(arrays[name]) if name in arrays else getattr(start, name) for name in FOLDED}
     return Posterior(
-        precision=_floats(arrays["precision"]),
+        precision=_symmetric(_floats(arrays["precision"]), start.shift.shape[1]),
         shift=_floats(arrays["shift"]),
         log_evidence=_floats(arrays["log_evidence"]),
         log_mixture_weights=start.log_mixture_weights,
@@ -299,6 +301,14 @@ def decode_posterior(arrays: Arrays, start: Posterior) -> Posterior:
         flip_rate=flip_rate,
         population_version=start.population_version,
     )
+
+
+def _symmetric(halves: Array, size: int) -> Array:
+    """Return the symmetric matrices (K, L, L) of upper halves (K, L(L + 1)/2)."""
+    upper, lower = np.triu_indices(size)
+    whole = np.empty((len(halves), size, size))
+    whole[:, upper, lower] = whole[:, lower, upper] = halves
+    return whole
 
 
 def _floats(array: NDArray[np.generic]) -> Array:

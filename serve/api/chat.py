@@ -28,7 +28,7 @@ router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
     summary="Answer a conversation",
     responses={
         200: {"model": ChatCompletion, "description": "The answer; with `stream: true`, server-sent events of chunks."},
-        **error_responses(400, 401, 404, 413, 429, 500, 503),
+        **error_responses(400, 401, 403, 404, 413, 429, 500, 503),
     },
 )
 async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:

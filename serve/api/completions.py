@@ -27,7 +27,7 @@ router = APIRouter(tags=["completions"], route_class=StrictJsonRoute)
     summary="Continue texts",
     responses={
         200: {"model": Completion, "description": "The texts; with `stream: true`, server-sent events of chunks."},
-        **error_responses(400, 401, 404, 413, 429, 500, 503),
+        **error_responses(400, 401, 403, 404, 413, 429, 500, 503),
     },
 )
 async def create_completion(body: CompletionRequest, request: Request) -> Response:
