@@ -103,7 +103,8 @@ class FeedbackDesk:
         self._metrics.feedback.labels(event.kind.value, "duplicate" if receipt.is_duplicate else "new").inc()
         if is_spooled:
             return Receipt(receipt.event_id, receipt.is_duplicate, None, is_spooled=True)
-        version = await self._learn(event)
+        # Of a repeated event nothing waits under the new id.
+        version = await self._learn(replace(event, is_pending=False) if receipt.is_duplicate else event)
         return Receipt(receipt.event_id, receipt.is_duplicate, version)
 
     async def withdraw(self, tenant: str, event_id: str) -> Receipt:
@@ -275,7 +276,7 @@ class FeedbackDesk:
             if event.is_pending:
                 await self.people.settle(event)
             state = await self.people.learn(event.key)
-        except (store_errors.StoreUnavailable, store_errors.Conflict) as error:
+        except store_errors.StoreError as error:
             logger.warning("a posterior follows later: %s", type(error).__name__)
             return None
         return state.posterior.version if state.posterior else 0

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from serve.artifacts.registry import find_artifact
@@ -68,12 +68,12 @@ class Memory:
         self._spool = spool
         self._tasks: list[asyncio.Task[None]] = []
 
-    def run(self, work: Awaitable[None]) -> None:
+    def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Let something run until it ends or the memory is closed."""
 
         async def guarded() -> None:
             try:
-                await work
+                await work()
             except ConfigurationError as error:
                 logger.critical("%s", error.message)
 
@@ -110,9 +110,9 @@ async def open_memory(
     memory = Memory(people, desk, spool)
     with contextlib.suppress(StoreUnavailable):
         people.attach(await address.open())
-    memory.run(_keep_up(people, address, config.users.index_refresh_s))
+    memory.run(lambda: _keep_up(people, address, config.users.index_refresh_s))
     if spool is not None:
-        memory.run(deliver_forever(desk, DELIVERY_PERIOD_S))
+        memory.run(lambda: deliver_forever(desk, DELIVERY_PERIOD_S))
     return memory
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -118,7 +117,7 @@ class People:
             self._closed_until = time.monotonic() + self._pause_s
             raise
         if self.is_behind(state):
-            self._later(key, self.learn(key))
+            self._learn_later(key)
         return Taste(key, state.profile, self.preferences.posterior(state))
 
     def is_behind(self, state: UserState) -> bool:
@@ -198,14 +197,13 @@ class People:
         else:
             await self.index.upsert(state.key, latent)
 
-    def _later(self, key: UserKey, work: Coroutine[Any, Any, UserState]) -> None:
+    def _learn_later(self, key: UserKey) -> None:
         if key in self._running:
-            work.close()
             return
 
         async def quietly() -> None:
             try:
-                await work
+                await self.learn(key)
             except (StoreError, Conflict) as error:
                 logger.warning("a posterior could not be brought up to date: %s", type(error).__name__)
             finally:
