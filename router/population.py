@@ -73,11 +73,19 @@ class Prior:
     covariances: Array  # (K, L, L)
     base: Array  # (L,) what offsets already carry of everyone's reward
     flip_rate: float = 0.0
+    has_thumbs: bool = False  # whether any evidence bears on the threshold
 
     def stretched(self, factor: float, flip_rate: float) -> "Prior":
-        """Return the prior whose rewards, base included, are `factor` times as large."""
-        means = factor * (self.means + self.base) - self.base
-        return replace(self, means=means, covariances=factor**2 * self.covariances, flip_rate=flip_rate)
+        """Return the prior whose scores, base included, are `factor` times as large.
+
+        The threshold is a score like any other where thumbs tell of it; where none do, nothing would ever pull its
+        scale back, and it stays.
+        """
+        factors = np.full(self.base.shape, factor)  # (L,)
+        factors[-1] = factor if self.has_thumbs else 1.0
+        means = factors * (self.means + self.base) - self.base
+        covariances = factors[:, None] * self.covariances * factors
+        return replace(self, means=means, covariances=covariances, flip_rate=flip_rate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +228,7 @@ def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prio
     strength = float(L) if K > 1 else 0.0
     shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]
     shrunk = 0.5 * (shrunk + shrunk.transpose(0, 2, 1)) + SMALLEST_VARIANCE * np.eye(L)
-    return Prior(np.log((sizes + 1.0) / (U + K)), centers, shrunk, prior.base, prior.flip_rate)
+    return replace(prior, log_weights=np.log((sizes + 1.0) / (U + K)), means=centers, covariances=shrunk)
 
 
 def fit_flip_rate(
@@ -254,7 +262,8 @@ def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: flo
     means = np.zeros((1, L))
     means[0, -1] = threshold
     base = np.append(base_weights, 0.0)
-    return Prior(np.zeros(1), means, np.diag([variance] * (L - 1) + [1.0])[None], base)
+    has_thumbs = any(person.designs[:, -1].any() for person in people)
+    return Prior(np.zeros(1), means, np.diag([variance] * (L - 1) + [1.0])[None], base, has_thumbs=has_thumbs)
 
 
 def to_population(prior: Prior, rows: Array, layout: FeatureLayout, base_weights: Array) -> Population:

@@ -16,7 +16,7 @@ from router.population import (
     single_prior,
 )
 from router.posterior import choice_probability, condition, prior
-from router.types import Array, Comparison, Population
+from router.types import Array, Comparison, Population, Thumb
 from tests.router.simulated import Crowd, simulate
 
 AXES = 2.0 * np.eye(4)
@@ -171,6 +171,28 @@ def test_an_m_step_is_the_moments_of_what_is_believed() -> None:
     np.testing.assert_allclose(fitted.means, centers, atol=0.05)
     np.testing.assert_allclose(fitted.covariances, [np.diag([0.35, 1.1])] * 2, atol=0.06)
     np.testing.assert_allclose(np.exp(fitted.log_weights), 0.5, atol=1e-3)
+
+
+def test_a_threshold_of_which_nothing_is_heard_stays_as_it_was() -> None:
+    # Flip steps stretch rewards; a threshold without thumbs has no evidence that would ever shrink it back.
+    crowd = simulate(AXES[:1, :2], (40,), 15, spread=0.5, flip_rate=0.1, seed=1)
+    people = crowd.table().evidence_of(crowd.features, np.zeros(2))
+    start = single_prior(people, np.zeros(2), 0.7)
+    fitted, _ = run_em(people, start, 8, config(1, flip_rates=(0.0, 0.1, 0.2)))
+    assert fitted.flip_rate == 0.1
+    assert fitted.means[0, -1] == pytest.approx(0.7)
+    assert fitted.covariances[0, -1, -1] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_stretching_leaves_a_threshold_alone_unless_there_are_thumbs() -> None:
+    thumb = Thumb(event_id="t", features=np.array([1.0, 0.0]), reference=np.zeros(2), value=1)
+    for rows, grown in (([event()], (0.7, 1.0)), ([thumb], (1.4, 4.0))):
+        start = single_prior(tabulate([rows]).evidence_of(np.eye(2), np.array([0.0, 1.0])), np.array([0.0, 1.0]), 0.7)
+        stretched = start.stretched(2.0, 0.1)
+        np.testing.assert_allclose(stretched.means[0], [0.0, 1.0, grown[0]])
+        np.testing.assert_allclose(np.diagonal(stretched.covariances[0])[:2], 4.0 * start.covariances[0, 0, 0])
+        assert stretched.covariances[0, -1, -1] == grown[1]
+        assert stretched.flip_rate == 0.1
 
 
 def test_prompts_that_differ_between_prototypes_teach_the_gate() -> None:

@@ -13,10 +13,10 @@ from router.types import Array
 from serve.jobs.few_shot.data import DataError, Judgements
 from serve.jobs.few_shot.features import make_inputs
 from serve.jobs.few_shot.metrics import calibration_error, hits, losses, person_interval
-from serve.jobs.few_shot.models import Model, Pooled, Scratch, as_table
-from serve.jobs.few_shot.ours import Neighbours, Palate, Tastes
+from serve.jobs.few_shot.models import Model, Scratch
+from serve.jobs.few_shot.ours import Neighbours, Opinions, Palate, Trust, learn_trust
 from serve.jobs.few_shot.peers import PerKind, SimplexMLE, VariationalEncoder
-from serve.jobs.few_shot.protocol import Person, Split, make_split
+from serve.jobs.few_shot.protocol import Person, Split, make_split, rehearsal
 
 MODELS = ("pooled", "palate", "simplex_mle", "vpl", "scratch", "knn")
 Key = tuple[str, str, str, int]  # model, kind, items, shots
@@ -47,24 +47,36 @@ def run_seed(task: Task, seed: int, answers: Answers, progress: Progress) -> Non
     split = make_split(data, max(shots), seed)
     if not any(split.test.values()):
         raise DataError(f"nobody tested has more than {max(shots)} labels; ask for fewer --shots")
+    trust = rehearse(task, split, seed)
+    progress("rehearsal")
     inputs = make_inputs(task.features, data.contexts, split.cold)
-    pooled = Pooled(inputs, as_table(inputs, split.train, split.train_people))
-    progress("pooled")
-    tastes = Tastes(inputs, split, seed)
-    palate = Palate(inputs, pooled, tastes, split, shots)
+    opinions = Opinions(inputs, split, seed)
+    pooled, palate = opinions.pooled, Palate(opinions, trust)
     progress("palate")
     models: dict[str, Model] = {"pooled": pooled, "palate": palate}
     models["simplex_mle"] = PerKind({k: SimplexMLE(inputs, pooled, *own, seed) for k, own in split.own.items()})
     progress("simplex_mle")
     models["vpl"] = PerKind({k: VariationalEncoder(inputs, pooled, *own, seed) for k, own in split.own.items()})
     progress("vpl")
-    models["scratch"], models["knn"] = Scratch(inputs), Neighbours(pooled, tastes)
+    models["scratch"], models["knn"] = Scratch(inputs), Neighbours(pooled, opinions.tastes)
     for kind, people in split.test.items():
         for index, person in enumerate(people):
             other = people[(index + 1) % len(people)]
             _ask(models, kind, (person, other), shots, answers)
     progress("people")
     answers.fits.append(_describe(palate, split, seed))
+
+
+def rehearse(task: Task, split: Split, seed: int) -> Trust:
+    """Learn on the training people and the seen texts alone how far each opinion can be trusted."""
+    numbers = [k for k in task.shots if k > 0]
+    # The same people and texts are held out whatever the number of shots; more people have more than a few labels.
+    rehearsals = {k: rehearsal(task.data, split, k, seed) for k in numbers}
+    if not numbers:
+        return {}
+    held_out = rehearsals[numbers[0]]
+    inputs = make_inputs(task.features, task.data.contexts, held_out.cold)
+    return learn_trust(Opinions(inputs, held_out, seed), rehearsals)
 
 
 def _ask(
@@ -129,12 +141,13 @@ def _difference(answers: Answers, key: tuple[str, str, int], model: str, values:
 
 
 def _describe(palate: Palate, split: Split, seed: int) -> dict[str, object]:
-    population, groups = palate.tastes.population, palate.tastes.report.groups
+    tastes = palate.opinions.tastes
+    population, groups = tastes.population, tastes.report.groups
     return {
         "seed": seed,
         "num_train_people": int(split.train_people.max()) + 1,
         "num_prototypes": population.num_prototypes,
-        "held_out_log_evidence": {str(K): value for K, value in palate.tastes.report.held_out_log_evidence.items()},
+        "held_out_log_evidence": {str(K): value for K, value in tastes.report.held_out_log_evidence.items()},
         "mixture_weights": population.mixture_weights.tolist(),
         "flip_rate": population.flip_rate,
         "tempering": population.tempering,

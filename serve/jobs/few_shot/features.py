@@ -51,13 +51,6 @@ class Inputs:
         return np.asarray(seen)
 
     @property
-    def text_only(self) -> Array:
-        """Features of items as if nobody had judged them, (n + 1, P)."""
-        features = self.features.copy()
-        features[:, self.num_shared :] = 0.0
-        return features
-
-    @property
     def text(self) -> Array:
         """Text components alone, (n + 1, C)."""
         return self.features[:, : self.num_components]

@@ -1,13 +1,14 @@
 """Palate itself, and nearest neighbours in its latents.
 
-The population is fitted on training people less a few, whose shots and questions then calibrate how far to trust a
-posterior of k events, its nearest neighbours and the pooled opinion: once for texts people have judged, once for texts
-of which only the features are known. Knows nothing of test people.
+How far to trust a posterior of k events, its nearest neighbours and the pooled opinion is learned in a rehearsal: all
+is fitted once more without some of the training people and texts, who are then asked; once for texts others have
+judged, once for texts of which only the features are known. Knows nothing of test people.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
@@ -28,21 +29,18 @@ CONFIG = FitConfig(
     temperings=(1.0, 0.85, 0.7),
 )
 NUM_NEIGHBOURS = 25
-TRUST_RIDGE = 2.0  # pseudo-weight behind trusting the posterior alone
-ALONE = np.array([1.0, 0.0, 0.0])
+STEADINESS = 10.0  # how firmly the weights of one number of shots are held to those of the one before
 POOLED = np.array([0.0, 0.0, 1.0])
+Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are seen -> weights (3,) of the opinions
 
 
 class Tastes:
     """The fitted population, its features of every item, and every training person's latent."""
 
     def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
-        fitted = ~np.isin(split.train_people, split.calibration_people)
-        _, people = np.unique(split.train_people[fitted], return_inverse=True)
-        table = as_table(inputs, split.train[fitted], people)
+        table = as_table(inputs, split.train, split.train_people)
         self.population, self.report = fit_population(table, inputs.layout, CONFIG, seed)
         self.phi = self.population.features(inputs.features)  # (n + 1, D)
-        self.text_phi = self.population.features(inputs.text_only)  # (n + 1, D) as if nobody had judged the item
         weights, means = self.population.mixture_weights, self.population.prior_means
         self.mean = weights @ means
         spread = np.einsum("k,kij->ij", weights, self.population.prior_covariances)
@@ -55,11 +53,11 @@ class Tastes:
         evidence = as_evidence(self.phi, self.phi @ self.population.base_weights, shots)
         return condition(self.population, prior(self.population), evidence, len(shots))
 
-    def log_odds(self, kind: str, posterior: Posterior, questions: Rows, phi: Array) -> Array:
+    def log_odds(self, kind: str, posterior: Posterior, questions: Rows) -> Array:
         """Return the posterior predictive log-odds of each question's first answer, (M,)."""
         # A question is asked of the item: its sign says which answer was given, not what was asked.
         signs = np.where(questions[:, 2] > 0, -1.0, 1.0)
-        gaps = signs[:, None] * differences(phi, questions)
+        gaps = signs[:, None] * differences(self.phi, questions)
         probability = thumb_probability if kind == "thumbs" else choice_probability
         return np.asarray(signs * _log_odds(probability(self.population, posterior, gaps)))
 
@@ -70,67 +68,97 @@ class Tastes:
         distances = np.einsum("ul,lm,um->u", gaps, self.metric, gaps, optimize=True)
         return np.asarray(self.latents[np.argsort(distances, kind="stable")[:NUM_NEIGHBOURS]])
 
-    def neighbours_probability(self, latents: Array, questions: Rows, phi: Array) -> Array:
+    def neighbours_probability(self, latents: Array, questions: Rows) -> Array:
         """Return the neighbours' mean probability of each question's first answer, (M,)."""
-        asked = as_evidence(phi, phi @ self.population.base_weights, questions)
+        asked = as_evidence(self.phi, self.phi @ self.population.base_weights, questions)
         return np.asarray(expit(asked.designs @ latents.T + asked.offsets[:, None]).mean(axis=1))
 
     def _latent(self, evidence: Evidence) -> Array:
         return np.asarray(fit_mode(evidence, evidence.weights, 0.0, self.factor, self.mean[None]).means[0])
 
 
-class Palate:
-    """The posterior's prediction, joined with its neighbours' and the pooled opinion by weights learned beforehand."""
+class Opinions:
+    """What can be said of a person's questions: by the person's posterior, by their neighbours, and by everyone."""
 
-    def __init__(self, inputs: Inputs, pooled: Pooled, tastes: Tastes, split: Split, shots: Sequence[int]) -> None:
-        self.pooled, self.tastes, self.is_seen = pooled, tastes, inputs.is_seen
-        self.text_rewards = pooled.rewards_of(inputs.text_only)
-        self.trust = {
-            (kind, k, seen): self._calibrate(kind, k, split, seen=seen)
-            for kind in split.calibration
-            for k in shots
-            for seen in (True, False)
-            if k > 0
-        }
+    def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
+        self.is_seen = inputs.is_seen
+        self.pooled = Pooled(inputs, as_table(inputs, split.train, split.train_people))
+        self.tastes = Tastes(inputs, split, seed)
+
+    def of(self, kind: str, shots: Rows, questions: Rows) -> Array:
+        """Return log-odds (M, 3) of each question's first answer: the posterior's, the neighbours', everyone's."""
+        ours = self.tastes.log_odds(kind, self.tastes.posterior(shots), questions)
+        near = self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions)
+        return np.column_stack([ours, _log_odds(near), self.pooled.scores(questions)])
+
+    def are_seen(self, questions: Rows) -> NDArray[np.bool_]:
+        """Mark the questions (M,) all of whose items have been judged by others."""
+        return np.asarray(self.is_seen[questions[:, :2]].all(axis=1))
+
+
+class Palate:
+    """The three opinions, joined by weights learned in a rehearsal."""
+
+    def __init__(self, opinions: Opinions, trust: Trust) -> None:
+        self.opinions, self.trust = opinions, trust
 
     def predict(self, kind: str, shots: Rows, questions: Rows) -> Array:
         """Return the calibrated posterior predictive; without shots the pooled opinion itself."""
         if not len(shots):
-            return self.pooled.predict(kind, shots, questions)
-        opinions = self._opinions(kind, shots, questions, self.tastes.phi, self.pooled.rewards)
-        seen = self.is_seen[questions[:, :2]].all(axis=1)
-        known, unknown = (self.trust.get((kind, len(shots), which), ALONE) for which in (True, False))
+            return self.opinions.pooled.predict(kind, shots, questions)
+        known, unknown = (self.trust[kind, len(shots), seen] for seen in (True, False))
+        opinions = self.opinions.of(kind, shots, questions)
+        seen = self.opinions.are_seen(questions)
         return np.asarray(expit(np.where(seen, opinions @ known, opinions @ unknown)))
 
-    def _opinions(self, kind: str, shots: Rows, questions: Rows, phi: Array, rewards: Array) -> Array:
-        """Return log-odds (M, 3): the posterior's, the neighbours', everyone's."""
-        ours = self.tastes.log_odds(kind, self.tastes.posterior(shots), questions, phi)
-        near = self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions, phi)
-        return np.column_stack([ours, _log_odds(near), self.pooled.scores_of(rewards, questions)])
 
-    def _calibrate(self, kind: str, k: int, split: Split, *, seen: bool) -> Array:
-        """Fit the weights of the three log-odds by ridge-penalised likelihood towards the posterior alone.
+def learn_trust(opinions: Opinions, rehearsals: Mapping[int, Split]) -> Trust:
+    """Learn how far to trust each opinion after k shots, from rehearsals with k shots on people `opinions` has not met.
 
-        Unseen texts are rehearsed on seen ones with everything but the text's own features taken away.
-        """
-        people = split.calibration[kind]
-        if not people:
-            return ALONE
-        phi, rewards = (self.tastes.phi, self.pooled.rewards) if seen else (self.tastes.text_phi, self.text_rewards)
-        asked = [self._opinions(kind, person.shots[:k], person.warm, phi, rewards) for person in people]
-        opinions = np.concatenate(asked)
+    One log-linear pool per kind of question and for seen and unseen texts apart, by ridge-penalised likelihood: the
+    weights start from the pooled opinion alone at no shots and are held near those of the next smaller k.
+    """
+    trust: Trust = {}
+    for kind in next(iter(rehearsals.values())).test if rehearsals else ():
+        for seen in (True, False):
+            asked = [
+                [opinions.of(kind, person.shots, person.warm if seen else person.cold) for person in split.test[kind]]
+                for _, split in sorted(rehearsals.items())
+            ]
+            weights = _join([[own for own in people if len(own)] for people in asked])
+            trust |= {(kind, k, seen): own for k, own in zip(sorted(rehearsals), weights, strict=True)}
+    return trust
 
-        def loss(weights: Array) -> tuple[float, Array]:
-            scores, gap = opinions @ weights, weights - ALONE
-            value = float(np.logaddexp(0.0, -scores).sum()) + TRUST_RIDGE * float(gap @ gap)
-            return value, 2.0 * TRUST_RIDGE * gap - expit(-scores) @ opinions
 
-        fitted = np.asarray(minimize(loss, ALONE, jac=True, method="L-BFGS-B", bounds=[(0.0, 2.0)] * 3).x)
-        gains = np.array(
-            [np.mean(np.logaddexp(0.0, -own @ POOLED) - np.logaddexp(0.0, -own @ fitted)) for own in asked]
-        )
-        # Without a gain beyond its standard error there is no taste to speak of: do no harm.
-        return fitted if gains.mean() > gains.std() / np.sqrt(len(gains)) else POOLED
+def _join(asked: Sequence[Sequence[Array]]) -> Array:
+    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person."""
+    stacked = [np.concatenate([np.zeros((0, 3)), *people]) for people in asked]
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        weights = flat.reshape(-1, 3)
+        steps = weights - np.vstack([POOLED, weights[:-1]])
+        slope = STEADINESS * steps
+        slope[:-1] -= STEADINESS * steps[1:]
+        value = 0.5 * STEADINESS * float((steps**2).sum())
+        for row, opinions in enumerate(stacked):
+            scores = opinions @ weights[row]
+            value += float(np.logaddexp(0.0, -scores).sum())
+            slope[row] -= expit(-scores) @ opinions
+        return value, slope.ravel()
+
+    start = np.tile(POOLED, len(asked))
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 3.0)] * len(start)).x.reshape(-1, 3)
+    gains, errors = [], []
+    for weights, people in zip(fitted, asked, strict=True):
+        own = [np.mean(_losses(opinions @ POOLED) - _losses(opinions @ weights)) for opinions in people]
+        gains.append(np.mean(own) if own else 0.0)
+        errors.append(np.std(own) / np.sqrt(len(own)) if own else 0.0)
+    # Without a gain beyond its standard error there is no taste to speak of: do no harm.
+    return fitted if np.mean(gains) > np.mean(errors) else np.tile(POOLED, (len(asked), 1))
+
+
+def _losses(scores: Array) -> Array:
+    return np.logaddexp(0.0, -scores)
 
 
 class Neighbours:
@@ -143,7 +171,7 @@ class Neighbours:
         """Average the neighbours' own probabilities."""
         if not len(shots):
             return self.pooled.predict(kind, shots, questions)
-        return self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions, self.tastes.phi)
+        return self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions)
 
 
 def _log_odds(probabilities: Array) -> Array:

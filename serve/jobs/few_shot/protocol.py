@@ -2,11 +2,11 @@
 
 A fifth of the people are tested and a fifth of the texts are cold: no training label and no shot touches them. Shots
 are nested (the first 2 are among the first 5) and, where judgements are ratings, touch no text of a warm question.
-Knows nothing of features and models.
+A rehearsal holds out people and texts of what is left in the same way. Knows nothing of features and models.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,6 @@ from serve.jobs.few_shot.data import Index, Judgements
 
 TEST_SHARE = 0.2
 COLD_SHARE = 0.2
-CALIBRATION_SHARE = 0.15  # of the training people
 MAX_QUESTIONS = 30
 Rows = Index  # (M, 3): item whose reward adds, item whose reward is taken off (-1: the reference), threshold sign
 Limits = tuple[NDArray[np.bool_], int]  # which judgements (M,) are of warm items; the most shots
@@ -36,23 +35,36 @@ Ask = Callable[[Judgements, Index, Limits, np.random.Generator], Person | None]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One seed's split."""
+    """What is trained on, and what is asked."""
 
     cold: NDArray[np.bool_]  # (n,)
+    tested: NDArray[np.bool_]  # (U,)
     train: Rows
     train_people: Index  # (M,) from 0
     own: dict[str, tuple[Rows, Index]]  # kind -> training labels of that kind, and whose
-    calibration: dict[str, tuple[Person, ...]]  # kind -> training people kept out of the prior, for calibration
-    calibration_people: Index  # their numbers in `train_people`
     test: dict[str, tuple[Person, ...]]  # kind -> people
 
 
 def make_split(data: Judgements, max_shots: int, seed: int) -> Split:
     """Split one data set; deterministic under `seed`."""
-    rng = np.random.default_rng(seed)
-    n, U = len(data.texts), int(data.people.max()) + 1
-    cold = np.zeros(n, dtype=bool)
-    cold[rng.permutation(n)[: round(COLD_SHARE * n)]] = True
+    return _split(data, np.zeros(len(data.texts), dtype=bool), max_shots, np.random.default_rng(seed))
+
+
+def rehearsal(data: Judgements, split: Split, max_shots: int, seed: int) -> Split:
+    """Split the training people and the seen texts of a split once more: what can be learned about learning itself.
+
+    Its cold texts are those of the split and a fifth of the others.
+    """
+    kept = ~split.tested[data.people] & ~_touches(data, split.cold)
+    _, people = np.unique(data.people[kept], return_inverse=True)
+    left = replace(data, people=people, first=data.first[kept], second=data.second[kept], values=data.values[kept])
+    return _split(left, split.cold, max_shots, np.random.default_rng([seed, 1]))
+
+
+def _split(data: Judgements, unseen: NDArray[np.bool_], max_shots: int, rng: np.random.Generator) -> Split:
+    U, seen = int(data.people.max()) + 1, np.flatnonzero(~unseen)
+    cold = unseen.copy()
+    cold[rng.permutation(seen)[: round(COLD_SHARE * len(seen))]] = True
     tested = np.zeros(U, dtype=bool)
     tested[rng.permutation(U)[: round(TEST_SHARE * U)]] = True
     order = rng.permutation(len(data.people))
@@ -60,22 +72,23 @@ def make_split(data: Judgements, max_shots: int, seed: int) -> Split:
     bounds = np.searchsorted(data.people[order], np.arange(U + 1))
     judged = [order[start:stop] for start, stop in pairwise(bounds)]
     kinds = ("thumbs", "pairs") if data.has_ratings else ("pairs",)
-    is_warm = ~(cold[data.first] | ((data.second >= 0) & cold[data.second]))
-    trained = np.flatnonzero(~tested)
+    is_warm = ~_touches(data, cold)
     rows = _as_rows(data, order)
     keep = is_warm[order] & ~tested[data.people[order]]
-    train_people = np.searchsorted(trained, data.people[order][keep])
+    train_people = np.searchsorted(np.flatnonzero(~tested), data.people[order][keep])
     own = {kinds[0]: (rows[keep], train_people)}
     if data.has_ratings:
         own["pairs"] = _matched(rows[keep], train_people)
-    calibrating = np.sort(rng.permutation(len(trained))[: round(CALIBRATION_SHARE * len(trained))])
     test: dict[str, tuple[Person, ...]] = {}
-    calibration: dict[str, tuple[Person, ...]] = {}
     for kind in kinds:
         ask = _thumbs if kind == "thumbs" else _votes_as_pairs if data.has_ratings else _pairs
         test[kind] = _people(ask, data, [judged[u] for u in np.flatnonzero(tested)], (is_warm, max_shots), rng)
-        calibration[kind] = _people(ask, data, [judged[u] for u in trained[calibrating]], (is_warm, max_shots), rng)
-    return Split(cold, rows[keep], train_people, own, calibration, calibrating, test)
+    return Split(cold, tested, rows[keep], train_people, own, test)
+
+
+def _touches(data: Judgements, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the judgements (M,) of which an item is among those marked (n,)."""
+    return np.asarray(items[data.first] | ((data.second >= 0) & items[data.second]))
 
 
 def _people(
