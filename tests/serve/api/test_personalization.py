@@ -40,7 +40,7 @@ async def test_the_next_answer_uses_the_feedback(palate: Palate) -> None:
 
 
 async def test_a_stream_ends_with_the_report_and_official_clients_read_on(palate: Palate) -> None:
-    client = AsyncOpenAI(base_url="http://palate/v1", api_key="none", http_client=palate.client)
+    client = AsyncOpenAI(base_url="http://palate/v1", api_key="none", http_client=palate.client)  # type: ignore[arg-type]  # its own copy of httpx
     stream = await client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "hi"}],
