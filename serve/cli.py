@@ -193,6 +193,10 @@ palate.add_command(
         "evaluate",
         help="How well people's tastes are known and served.",
         lazy={
+            "simulated": (
+                "serve.jobs.simulated.command:simulated",
+                "People with hidden tastes, served and measured.",
+            ),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
         },
     )

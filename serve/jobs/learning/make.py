@@ -23,7 +23,7 @@ from serve.artifacts.artifact import Artifact
 from serve.artifacts.storage import Manifest, save, version_of
 from serve.errors import ConfigurationError
 from serve.jobs.learning.attributes import ATTRIBUTES
-from serve.jobs.learning.corpus import Corpus, load_corpus
+from serve.jobs.learning.corpus import Corpus, join, load_corpus
 from serve.jobs.learning.people import PeopleConfig, judge
 from serve.jobs.learning.prompts import Prompt, Role
 from serve.jobs.learning.properties import PROPERTIES
@@ -69,10 +69,11 @@ class Measured:
 @click.command("make")
 @click.option(
     "--corpus",
-    "corpus_folder",
+    "corpus_folders",
     required=True,
+    multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Answers made by `palate features generate`.",
+    help="Answers made by `palate features generate`; may be given several times.",
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
@@ -83,7 +84,7 @@ class Measured:
 @click.option("--max-dose", default=0.2, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option("--seed", default=0, show_default=True)
 def make(
-    corpus_folder: Path,
+    corpus_folders: tuple[Path, ...],
     parent: Path,
     name: str,
     num_features: int,
@@ -101,7 +102,7 @@ def make(
         max_dose=max_dose,
         seed=seed,
     )
-    corpus = load_corpus(corpus_folder)
+    corpus = join([load_corpus(folder) for folder in corpus_folders])
     artifact, metrics = make_artifact(corpus, config)
     version = version_of(artifact.population, name)
     artifact = replace(artifact, population=replace(artifact.population, version=version))

@@ -33,7 +33,7 @@ def test_named_rows_have_unit_spread_and_no_shared_reward(made: Artifact) -> Non
     population = made.population
     named = [name for name in population.attribute_names if name]
     assert "lists" not in named  # no answer of this corpus has one
-    assert {"concise", "personal", "plain_words"} <= set(named)
+    assert {"concise", "warm", "plain_words"} <= set(named)
     assert population.num_features == len(population.attribute_names) == len(named) + 2
     assert not population.base_weights.any()
     np.testing.assert_allclose(np.diag(made.response)[: len(named)], 1.0, rtol=0.05)
