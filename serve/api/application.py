@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from serve import __version__
-from serve.api import chat, completions, feedback, rerank, system, tastes, users
+from serve.api import chat, completions, feedback, operator, rerank, system, tastes, users
 from serve.api.context import ApiContext
 from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
 from serve.api.page import SafeHeaders, add_docs, add_page
@@ -63,6 +63,7 @@ def create_app(context: ApiContext) -> FastAPI:
         tastes.router,  # before users, whose ids may hold slashes
         users.router,
         system.router,
+        operator.router,
     ):
         app.include_router(router)
     if context.config.http.page:

@@ -87,3 +87,11 @@ function drawMap(map, labels, width, height) {
     map.person ? [circle(map.person, 15, "map-halo"), circle(map.person, 7, "map-person")] : [],
   );
 }
+
+/** A rate over time, newest at the right; `size` values fill the width. */
+export function rateLine(values, size) {
+  const most = Math.max(1e-9, ...values);
+  const x = (index) => 100 - (100 * (values.length - 1 - index)) / (size - 1);
+  const points = values.map((value, index) => `${x(index).toFixed(1)},${(23 - (22 * value) / most).toFixed(1)}`);
+  return svg("svg", { viewBox: "0 0 100 24", class: "rate-line", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("polyline", { points: points.join(" ") }));
+}
