@@ -7,7 +7,7 @@ import { personPath } from "../api.js";
 import { markdown } from "../markdown.js";
 import { requestBody } from "../ask.js";
 import { tasteCard } from "../card.js";
-import { plural } from "../words.js";
+import { attributeName, plural, signed } from "../words.js";
 
 const GOAL = 10;
 const OWN_PAIR = { temperature: 1 }; // two answers must differ to be compared
@@ -32,6 +32,7 @@ export function chooseView(app) {
 
   const stage = h("section", { class: "stage", "aria-live": "off" });
   const progress = h("ol", { class: "progress" });
+  const moves = h("p", { class: "moves choose-moves" });
   const rail = glance(app);
   const own = h("textarea", { name: "prompt", rows: "2", "aria-label": "Your question", placeholder: "Ask anything; two answers come back" });
   const source = modeSwitch((value) => {
@@ -64,6 +65,11 @@ export function chooseView(app) {
     const dots = Array.from({ length: GOAL }, (_, index) => h("li", { class: index < numAnswered ? "done" : "" }));
     show(progress, dots);
     progress.setAttribute("aria-label", `${Math.min(numAnswered, GOAL)} of ${GOAL} questions answered`);
+  }
+
+  function drawMoves(changes) {
+    const parts = changes.slice(0, 3).flatMap(([name, change], index) => [index ? ", " : "", `${attributeName(name)} `, h("strong", {}, signed(change))]);
+    show(moves, parts.length ? ["Taste moved: ", parts].flat() : []);
   }
 
   async function next() {
@@ -138,7 +144,7 @@ export function chooseView(app) {
     numAnswered += 1;
     drawProgress();
     app.announce(`Kept: ${Math.min(numAnswered, GOAL)} of ${GOAL}.`);
-    rail.refresh();
+    rail.refresh().then(drawMoves);
     if (numAnswered >= GOAL && !isDone) await finish();
     else if (mode === "own") show(stage, h("p", { class: "hint" }, "Kept. Ask the next question, or another pair for this one."));
     else await next();
@@ -198,6 +204,7 @@ export function chooseView(app) {
       { class: "choose-main" },
       h("header", { class: "view-head" }, h("h1", {}, "Which do you prefer?"), h("p", {}, `The order is drawn by lot, and nothing says how either was made. ${plural(GOAL, "choice")} make a taste card.`)),
       h("div", { class: "choose-bar" }, source, progress),
+      moves,
       ownForm,
       stage,
     ),

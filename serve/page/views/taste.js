@@ -97,18 +97,18 @@ export function tasteView(app) {
         intervalTrack(belief, range),
         h("span", { class: "attribute-value" }, h("strong", {}, signed(belief.mean)), h("small", {}, ` ${signed(belief.low)} to ${signed(belief.high)}`)),
       ),
-      h("div", { class: "attribute-more" }, over(name, moments, range), lessons(belief, byId), decisions(known, name, isPinned, isBarred)),
+      h("div", { class: "attribute-more" }, over(name, moments), lessons(belief, byId), decisions(known, name, isPinned, isBarred)),
     );
     return h("li", {}, details);
   }
 
-  function over(name, moments, range) {
+  function over(name, moments) {
     const beliefs = moments.map((moment) => moment.attributes[name]).filter(Boolean);
     if (beliefs.length < 2) return h("p", { class: "hint" }, "No history yet.");
     return h(
       "figure",
       { class: "history" },
-      beliefLine(beliefs, range),
+      beliefLine(beliefs, rangeOf(beliefs)),
       h("figcaption", {}, h("small", {}, `From ${signed(beliefs[0].mean)} ${moments[0].feedback_id ? "" : "before"} to ${signed(beliefs.at(-1).mean)} after ${plural(beliefs.length - 1, "piece")} of feedback; the interval went from ±${half(beliefs[0])} to ±${half(beliefs.at(-1))}.`)),
     );
   }
