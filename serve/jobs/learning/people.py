@@ -22,7 +22,7 @@ Index = NDArray[np.int64]
 class PeopleConfig:
     """Who they are and how they judge."""
 
-    num_people: int = 4000
+    num_people: int = 2000
     num_events: int = 40  # of each
     thumb_share: float = 0.25  # of events; the others are comparisons
     dense_share: float = 0.3  # of people care about everything a little; the others about two to four things
@@ -53,19 +53,17 @@ def utilities(values: Array, weights: Array) -> Array:
 
 
 def judge(
-    features: Array, values: Array, prompts: Index, config: PeopleConfig, rng: np.random.Generator
+    features: Array, prompts: Index, liking: Array, config: PeopleConfig, rng: np.random.Generator
 ) -> FeedbackTable:
-    """Let everyone judge answers, n rows of `features` (n, P) and `values` (n, A), of the `prompts` (n,).
+    """Let everyone judge answers (n,) with `features` (n, P) to `prompts` (n,), by their `liking` (U, n).
 
     The table's items are the answers and then the mean answer of each prompt, which thumbs are judged against.
     """
     n, num_prompts = len(features), int(prompts.max()) + 1
     answers_of = [np.flatnonzero(prompts == prompt) for prompt in range(num_prompts)]
     means = np.array([features[rows].mean(axis=0) for rows in answers_of])
-    weights = draw_tastes(config.num_people, values.shape[1], config.dense_share, rng)
-    liking = utilities(values, weights)  # (U, n)
     rows: list[tuple[int, int, int, float]] = []  # person, plus, minus, threshold
-    for person in range(config.num_people):
+    for person in range(len(liking)):
         bar = 0.3 * rng.standard_normal()
         asked = rng.choice(num_prompts, size=config.num_events, replace=config.num_events > num_prompts)
         for prompt in asked:

@@ -26,10 +26,10 @@ Index = NDArray[np.int64]
 class SpaceConfig:
     """How a feature space is made. Layers above the steered one would show the vector itself, so none is read."""
 
-    pooled_layers: tuple[int, ...] = (10, 14)
-    steered_layer: int = 14
-    num_features: int = 128
-    max_dose: float = 0.2
+    pooled_layers: tuple[int, ...] = (10, 14, 21)
+    steered_layer: int = 21
+    num_features: int = 160
+    max_dose: float = 0.3
     topic_share: float = 0.1  # of the variance between prompts' means that counts; 1 is plain principal components
 
 
@@ -37,8 +37,11 @@ def make_space(corpus: Corpus, rows: Index, config: SpaceConfig) -> FeatureSpace
     """Make the space from some of a corpus' answers, `rows`.
 
     Raises:
+        ValueError: a layer above the steered one is read.
         ConfigurationError: the corpus lacks a layer, or has fewer answers than features.
     """
+    if max(config.pooled_layers) > config.steered_layer:
+        raise ValueError(f"Layers {config.pooled_layers} are read above the steered layer {config.steered_layer}.")
     x = stack_layers(corpus, config.pooled_layers)[rows]  # (n, L·H)
     if len(x) <= config.num_features:
         raise ConfigurationError(f"{len(x)} answers are too few for {config.num_features} features.")
