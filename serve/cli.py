@@ -221,6 +221,16 @@ palate.add_command(
 
 palate.add_command(
     LazyGroup(
+        "steer",
+        help="Directions that bend answers: what they do, and what they cost.",
+        lazy={
+            "show": ("serve.jobs.learning.steer:show", "Dose against effect for the named attributes."),
+        },
+    )
+)
+
+palate.add_command(
+    LazyGroup(
         "features",
         help="What a model's own states say: generations, and the space they are read and steered in.",
         lazy={
