@@ -9,7 +9,7 @@ LOCK := deploy/requirements-cpu.lock
 LOCK_FLAGS ?= --torch-backend cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format chaos bench lock clean
+.PHONY: help setup serve test check format chaos bench lock vendor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lock: setup ## Resolve the CPU lock anew from pyproject.toml
 	$(BIN)/python -m uv pip compile --quiet pyproject.toml --extra cpu --extra dev \
 	  --override deploy/lock-overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  $(LOCK_FLAGS) --no-annotate --custom-compile-command "make lock" -o $(LOCK)
+
+vendor: ## Copy the page's JavaScript libraries anew, as deploy/page/package-lock.json has them (needs npm)
+	deploy/page/vendor.sh
 
 clean: ## Remove the environment and every cache in this folder (PALATE_HOME stays)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage out

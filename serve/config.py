@@ -42,6 +42,7 @@ class HttpConfig(Section):
     max_prompts: int = Field(64, ge=1, le=2_048, description="Most prompts in one completions request.")
     request_timeout_s: float = Field(600.0, gt=0, le=86_400, description="Longest time one request may take.")
     num_replicas: int = Field(1, ge=1, le=256, description="Replicas of the ingress deployment.")
+    page: bool = Field(True, description="Serve the web page at `/`.")
 
 
 class ModelConfig(Section):
