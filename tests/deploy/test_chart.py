@@ -186,7 +186,9 @@ def test_references_lead_somewhere(profile: Path) -> None:
     (port,) = front["spec"]["ports"]
     for ingress in of_kind(documents, "Ingress"):
         for rule in ingress["spec"]["rules"]:
-            assert "/metrics" not in [path["path"] for path in rule["http"]["paths"]]
+            paths = [(path["path"], path["pathType"]) for path in rule["http"]["paths"]]
+            assert ("/", "Exact") in paths  # a prefix would pass on the metrics too
+            assert not [path for path, _ in paths if path.startswith("/metrics")]
             for path in rule["http"]["paths"]:
                 backend = path["backend"]["service"]
                 assert (backend["name"], backend["port"]["number"]) == (front["metadata"]["name"], port["port"])
