@@ -16,6 +16,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Receive, Scope, Send
 
+from serve import __version__
 from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.config import Config, Secrets, load
@@ -45,6 +46,7 @@ class EngineDeployment:
         await self._engine.start()
         self._sender = OutputSender()
         self._metrics = Metrics()
+        self._metrics.engine_starts.inc()
         self._last_token_at = 0.0
         await self._generate_canary()
 
@@ -54,21 +56,28 @@ class EngineDeployment:
         Errors the client should see are values, so that Ray does not wrap and log them.
         """
         outputs: list[Output] = []
+        if request.sent_at:
+            self._metrics.queue_seconds.observe(max(0.0, time.time() - request.sent_at))
 
         def take(output: Output) -> None:
             self._last_token_at = time.monotonic()
+            self._metrics.completion_tokens.inc(sum(delta.num_tokens for delta in output.deltas))
             if reply_to is None:
                 outputs.append(output)
             else:
                 self._sender.send(reply_to, output)
 
         failure: Failure | None = None
+        output: Output | None = None
         with self._metrics.generations_running.track_inprogress():
             try:
                 async for output in generate(self._engine, request):
                     take(output)
             except PalateError as error:
                 failure = Failure.of(error)
+        if output is not None:
+            self._metrics.prompt_tokens.inc(output.num_prompt_tokens)
+            self._metrics.cached_prompt_tokens.inc(output.num_cached_tokens)
         if reply_to is None:
             return failure or outputs
         self._sender.send(reply_to, failure=failure)
@@ -139,8 +148,11 @@ class IngressDeployment:
         self, config: Config, secrets: Secrets, home: str, engine: DeploymentHandle[Any], is_listening: bool
     ) -> None:
         receiver = OutputReceiver(ray.util.get_node_ip_address())
-        self._service = RayService(engine, receiver, config.http.request_timeout_s)
         metrics, folder = Metrics(), Home(Path(home))
+        metrics.info.labels(__version__, config.model.name, config.engine.kind).set(1)
+        self._service = RayService(
+            engine, receiver, config.http.request_timeout_s, metrics.ready.labels(config.model.name).set
+        )
         self._memory = await open_memory(config, secrets, folder, self._service, metrics)
         self._context = ApiContext(
             self._service,

@@ -58,6 +58,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "metrics": ("serve.jobs.metrics:metrics", "A node's metrics for Prometheus, and what they mean."),
+        "probe": ("serve.jobs.probe:probe", "Ask a server whether it is ready."),
         "keys": ("serve.jobs.keys:keys", "Make, list and revoke API keys."),
         "store": ("serve.jobs.store:store", "Check, rebuild, migrate or copy what is remembered about people."),
         "users": ("serve.jobs.users:users", "Look at a tenant's people together."),

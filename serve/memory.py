@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from serve.artifacts.registry import find_artifact
 from serve.config import Config, Secrets
@@ -22,7 +24,8 @@ from serve.metrics import Metrics
 from serve.people import People
 from serve.service import Service
 from serve.spooling import SpoolFolder
-from user_store.errors import SchemaMismatch, StoreUnavailable
+from serve.timed_store import timed
+from user_store.errors import SchemaMismatch, StoreError, StoreUnavailable
 from user_store.latent_index import LatentIndex
 from user_store.open import open_store
 from user_store.redis_client import RedisOptions, address_of
@@ -48,6 +51,11 @@ class StoreAddress:
         password = secrets.store_password.get_secret_value() if secrets.store_password else None
         options = RedisOptions(secrets.store_username, password, timeout_s=config.store.timeout_s)
         return cls(config.store.url or secret or home.store_url, options)
+
+    @property
+    def kind(self) -> str:
+        """Name the backend: the URL's scheme."""
+        return urlsplit(self.url).scheme
 
     async def open(self) -> UserStore:
         """Open it. Raises ConfigurationError for another layout or a wrong URL, StoreUnavailable while it is away."""
@@ -108,27 +116,32 @@ async def open_memory(
     people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
     desk = FeedbackDesk(people, service, metrics, keep_texts=keeps_texts, spool=spool)
     memory = Memory(people, desk, spool)
+    metrics.artifact.labels(population.version).set(1)
+    metrics.store_up.labels(address.kind).set(0)
     with contextlib.suppress(StoreUnavailable):
-        people.attach(await address.open())
-    memory.run(lambda: _keep_up(people, address, config.users.index_refresh_s))
+        people.attach(timed(await address.open(), metrics, address.kind))
+    memory.run(lambda: _keep_up(people, address, config.users.index_refresh_s, metrics))
     if spool is not None:
         memory.run(lambda: deliver_forever(desk, DELIVERY_PERIOD_S))
     return memory
 
 
-async def _keep_up(people: People, address: StoreAddress, refresh_s: float) -> None:
+async def _keep_up(people: People, address: StoreAddress, refresh_s: float, metrics: Metrics) -> None:
     """Open the store when it is there, then build the index again and again."""
     while not people.is_open:
         logger.warning("the store %s does not answer; answers are not personalized", address_of(address.url))
         await asyncio.sleep(RETRY_S)
         with contextlib.suppress(StoreUnavailable):
-            people.attach(await address.open())
+            people.attach(timed(await address.open(), metrics, address.kind))
     index, snapshot = people.index, people.snapshot
     if index is None or snapshot is None:
         return
     await index.load(snapshot)
     while True:
-        if await index.rebuild(people.store, people.preferences.latent):
+        begin = time.perf_counter()
+        with contextlib.suppress(StoreError):  # the next round tries again
+            metrics.index_people.set(await index.build(people.store, people.preferences.latent))
+            metrics.index_build_seconds.observe(time.perf_counter() - begin)
             try:
                 await index.save(snapshot)
             except OSError as error:

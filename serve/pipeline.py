@@ -246,24 +246,31 @@ class Pipeline:
             if announcing is not None:
                 announcing.cancel()
         if report.verdict is not None:
-            self._count(report, report.verdict)
+            self._count(report, report.verdict, is_halving=bool(request.best_of and request.best_of.checkpoints))
             if person is not None and people is not None:
                 texts = ["".join(answers[index]) for index in sorted(answers)]
                 keeping = asyncio.create_task(_keep(people, person, request.request_id, created_at, report, texts))
                 self._background.add(keeping)
                 keeping.add_done_callback(self._background.discard)
 
-    def _count(self, report: Report, verdict: Verdict) -> None:
-        self._metrics.candidates.inc(len(verdict.num_tokens))
-        served = sum(verdict.num_tokens[arm] for arm in verdict.order)
-        self._metrics.candidate_tokens.labels("served").inc(served)
-        self._metrics.candidate_tokens.labels("spent").inc(sum(verdict.num_tokens) - served)
+    def _count(self, report: Report, verdict: Verdict, *, is_halving: bool) -> None:
+        metrics, num_tokens = self._metrics, verdict.num_tokens
+        metrics.candidates.inc(len(num_tokens))
+        served = sum(num_tokens[arm] for arm in verdict.order)
+        metrics.candidate_tokens.labels("served").inc(served)
+        metrics.candidate_tokens.labels("spent").inc(sum(num_tokens) - served)
+        if is_halving:
+            longest = max(num_tokens[arm] for arm in verdict.order)
+            metrics.halving_saved_tokens.inc(sum(max(0, longest - count) for count in num_tokens))
         if report.is_personalized:
-            self._metrics.choosing_seconds.observe(verdict.choosing_s)
-            self._metrics.choices.labels(verdict.reason).inc()
-            gain = verdict.rewards[verdict.order[0]]
-            if math.isfinite(gain):
-                self._metrics.reward_gain.observe(gain)
+            winner, route = verdict.order[0], report.routes[0]
+            metrics.choosing_seconds.observe(verdict.choosing_s)
+            metrics.choices.labels(verdict.reason).inc()
+            metrics.served_arms.labels(report.arms[winner].kind).inc()
+            metrics.certainty.observe(route.certainty)
+            if math.isfinite(verdict.rewards[winner]):
+                prototype = str(int(route.mixture_weights.argmax()))
+                metrics.reward_gain.labels(prototype).observe(verdict.rewards[winner])
 
 
 @dataclass(slots=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import msgspec
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -30,8 +32,15 @@ LAST_FRAME_TIMEOUT_S = 5.0
 class RayService:
     """Asks the engine deployment behind a handle."""
 
-    def __init__(self, handle: DeploymentHandle[Any], receiver: OutputReceiver, timeout_s: float) -> None:
-        """Start watching; must be called on the event loop that serves requests."""
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        receiver: OutputReceiver,
+        timeout_s: float,
+        tell_ready: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Start watching; must be called on the event loop that serves requests. `tell_ready` hears 1 or 0."""
+        self._tell_ready = tell_ready
         self._handle = handle
         self._receiver = receiver
         self._timeout_s = timeout_s
@@ -53,6 +62,7 @@ class RayService:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate on some replica; closing the generator cancels it there."""
         self._check_ready()
+        request = msgspec.structs.replace(request, sent_at=time.time())
         answers = self._stream(request) if request.is_streaming else self._whole(request)
         try:
             async for output in answers:
@@ -152,6 +162,7 @@ class RayService:
     async def _watch(self) -> None:
         while True:
             was_ready, self._is_ready = self._is_ready, await self._probe()
+            self._tell_ready(float(self._is_ready))
             if was_ready != self._is_ready:
                 logger.warning("the engine is %s", "ready" if self._is_ready else "not ready")
             with contextlib.suppress(TimeoutError):

@@ -21,6 +21,7 @@ from serve.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     PalateError,
     StorageUnavailable,
 )
@@ -82,6 +83,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def render(request: Request, error: PalateError) -> Response:
         if error.status >= 500:
             logger.error("%s %s: %s", request_id_of(request), type(error).__name__, error.message)
+        if isinstance(error, Overloaded):
+            request.app.state.context.metrics.refusals.labels("queue").inc()
         return json_response(error.body(), error.status, error_headers(error))
 
     @app.exception_handler(PalateError)

@@ -17,6 +17,7 @@ from serve.keys import required_scope
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 PROTECTED_PREFIX = "/v1/"
+EVENT_STREAM = "text/event-stream"
 
 
 def error_headers(error: PalateError) -> dict[str, str]:
@@ -71,13 +72,22 @@ class Measured:
         begin = time.perf_counter()
         status = 499  # nothing was sent: the client went away
         first_byte_s: float | None = None
+        last_event_at: float | None = None  # of a stream
 
         async def send_measured(message: Message) -> None:
-            nonlocal status, first_byte_s
+            nonlocal status, first_byte_s, last_event_at
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif first_byte_s is None:
-                first_byte_s = time.perf_counter() - begin
+                is_stream = Headers(raw=message["headers"]).get("content-type", "").startswith(EVENT_STREAM)
+                last_event_at = begin if is_stream else None
+            else:
+                now = time.perf_counter()
+                if first_byte_s is None:
+                    first_byte_s = now - begin
+                elif last_event_at is not None and message.get("body"):
+                    self._metrics.inter_token_seconds.observe(now - last_event_at)
+                if last_event_at is not None:
+                    last_event_at = now
             await send(message)
 
         with self._metrics.requests_running.track_inprogress():

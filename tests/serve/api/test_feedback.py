@@ -319,3 +319,25 @@ async def test_feedback_is_counted(palate: Palate) -> None:
     text = (await palate.client.get("/metrics")).text
     assert 'palate_feedback_total{kind="comment",result="new"} 1.0' in text
     assert 'palate_feedback_total{kind="comment",result="duplicate"} 1.0' in text
+
+
+async def test_what_personalization_does_is_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as palate:
+        for value in (1, 1, -1):
+            answer = await palate.ask("erika", "hello [[tokens: 40]]", max_tokens=40)
+            await palate.say(kind="thumb", completion_id=answer["id"], value=value)
+        counted = palate.context.metrics.render().decode()
+    samples = dict(line.rsplit(" ", 1) for line in counted.splitlines() if line and line[0] != "#")
+    first = 'palate_thumbs_total{arm="base",prototype="0",value="up"}'
+    assert float(samples[first]) >= 1  # before any feedback the base answer was served
+    assert sum(float(value) for name, value in samples.items() if name.startswith("palate_thumbs_total")) == 3
+    assert samples['palate_answers_total{reason="on"}'] == "2.0"
+    assert samples['palate_posterior_updates_total{when="now"}'] == "3.0"
+    assert samples["palate_learning_seconds_count"] == "3.0"
+    assert samples["palate_certainty_count"] == "2.0"
+    gains = {name: value for name, value in samples.items() if name.startswith("palate_reward_gain_logits_count")}
+    assert sum(map(float, gains.values())) == 2
+    assert float(samples['palate_store_seconds_count{call="get_state"}']) >= 3
+    assert samples['palate_store_up{store="sqlite"}'] == "1.0"
+    assert any(name.startswith("palate_artifact_info{") for name in samples)
+    assert "erika" not in counted
