@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -26,7 +24,7 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")].filter((e) => {
 
 
 @pytest.fixture
-def known(visitor: Visitor) -> Iterator[Visitor]:
+def known(visitor: Visitor) -> Visitor:
     """Somebody of whom a little is known, with a long name."""
     visitor.open()
     visitor.become("Wilhelmina Featherstonehaugh")
