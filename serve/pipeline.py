@@ -148,6 +148,8 @@ class Pipeline:
             report.reason, report.degraded = "degraded", "store"
         report.routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.is_personalized = any(taste.posterior is not None for taste in tastes)
+        if tastes:
+            report.reason = "on" if report.is_personalized else "no_feedback"
         features = await self._service.measure(request)
         report.num_tokens = sum(features.counts)
         unmeasured = np.array([count == 0 for count in features.counts])
