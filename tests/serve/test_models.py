@@ -9,8 +9,8 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
-import httpx
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -138,8 +138,7 @@ def test_a_hub_model_that_cannot_be_had_is_said_before_anything_starts(
     def model_info(*_: object, **__: object) -> None:
         if failure is not None:
             raise failure
-        request = httpx.Request("GET", "http://hub")
-        raise RepositoryNotFoundError("no such model", response=httpx.Response(404, request=request))
+        raise RepositoryNotFoundError("no such model", response=Mock(headers={}))
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
     with pytest.raises(ModelUnavailable, match=message):
