@@ -42,6 +42,11 @@ class HttpConfig(Section):
     max_prompts: int = Field(64, ge=1, le=2_048, description="Most prompts in one completions request.")
     request_timeout_s: float = Field(600.0, gt=0, le=86_400, description="Longest time one request may take.")
     num_replicas: int = Field(1, ge=1, le=256, description="Replicas of the ingress deployment.")
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*\s]+)$")], ...] = Field(
+        (),
+        max_length=64,
+        description="Origins of web pages elsewhere that may call the API from a browser; `*` is all.",
+    )
     page: bool = Field(True, description="Serve the web page at `/`.")
 
 
@@ -209,6 +214,46 @@ class UsersConfig(Section):
     )
 
 
+class KeyLimits(Section):
+    """Limits of one API key; unset ones do not limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000, description="Requests (POST) a minute.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Tokens a minute, prompts and served answers."
+    )
+    tokens_per_day: int | None = Field(None, ge=1, le=1_000_000_000_000, description="Tokens a day.")
+
+
+class UserLimits(Section):
+    """Limits of one person, in requests that name them; unset ones do not limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000, description="Requests a minute.")
+    tokens_per_day: int | None = Field(None, ge=1, le=1_000_000_000_000, description="Tokens a day.")
+
+
+class LimitsConfig(Section):
+    """How much a key and a person may ask for; off by default. Counted in the store's Redis, else by each replica."""
+
+    key: KeyLimits = Field(KeyLimits(), description="Every key that `keys` does not name.")
+    keys: dict[str, KeyLimits] = Field(
+        {}, description="Limits of single keys, by the id that `palate keys list` shows."
+    )
+    user: UserLimits = Field(UserLimits(), description="Every person.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is limited."""
+        return any(value is not None for part in (self.key, self.user, *self.keys.values()) for _, value in part)
+
+
+class LogConfig(Section):
+    """What is logged; never prompts, answers or people's ids."""
+
+    format: Literal["text", "json"] = Field("text", description="`json` is one object a line, for collectors.")
+    level: Literal["debug", "info", "warning", "error"] = Field("warning", description="The least severe that is said.")
+    access: bool = Field(False, description="Say one line a request, whatever the level: path, status, times, key.")
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -219,6 +264,8 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     users: UsersConfig = UsersConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -236,6 +283,7 @@ class Secrets(Section):
     store_url: SecretStr | None = None
     store_username: str | None = None
     store_password: SecretStr | None = None
+    gateway_secret: SecretStr | None = None
 
     @classmethod
     def from_env(cls) -> Secrets:
@@ -250,6 +298,7 @@ class Secrets(Section):
             store_url=secret("PALATE_STORE_URL"),
             store_username=os.environ.get("PALATE_STORE_USERNAME"),
             store_password=secret("PALATE_STORE_PASSWORD"),
+            gateway_secret=secret("PALATE_GATEWAY_SECRET"),
         )
 
 
@@ -299,7 +348,8 @@ def reference() -> str:
         "",
         "Secrets come from the environment only: `PALATE_API_KEY`, if set, is a key clients may send as a bearer",
         "token (more are made with `palate keys`); `PALATE_STORE_URL` names the store where the file does not, and",
-        "`PALATE_STORE_USERNAME` and `PALATE_STORE_PASSWORD` go with it.",
+        "`PALATE_STORE_USERNAME` and `PALATE_STORE_PASSWORD` go with it. `PALATE_GATEWAY_SECRET`, if set, is what the",
+        "gateway must send as `X-Palate-Gateway-Secret` for `users.trusted_header` to be believed.",
         "`PALATE_HOME` is the folder Palate keeps everything in (default `~/.local/share/palate`).",
     ]
     for name, field in Config.model_fields.items():
@@ -321,7 +371,7 @@ def _section_reference(path: str, section: type[Section]) -> list[str]:
     ]
     nested: list[str] = []
     for name, field in section.model_fields.items():
-        for candidate in getattr(field.annotation, "__args__", ()):
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(candidate, type) and issubclass(candidate, Section):
                 nested += _section_reference(f"{path}.{name}", candidate)
         bounds = ", ".join(
@@ -334,6 +384,10 @@ def _section_reference(path: str, section: type[Section]) -> list[str]:
         if not bounds and choices and all(isinstance(choice, str) for choice in choices):
             bounds = ", ".join(f"`{choice}`" for choice in choices)
         default = field.get_default(call_default_factory=True)
-        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        shown = (
+            ""
+            if default is None or isinstance(default, Section)
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
         lines.append(f"| `{name}` | {shown} | {bounds} | {field.description} |")
     return lines + nested

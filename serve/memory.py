@@ -20,6 +20,7 @@ from serve.config import Config, Secrets
 from serve.errors import ConfigurationError
 from serve.feedback import FeedbackDesk, deliver_forever
 from serve.home import Home
+from serve.limits import Limiter, open_limiter
 from serve.metrics import Metrics
 from serve.people import People
 from serve.service import Service
@@ -96,6 +97,12 @@ class Memory:
         await self.people.close()
         if self._spool is not None:
             await self._spool.close()
+
+
+def limiter_of(config: Config, secrets: Secrets, home: Home, metrics: Metrics) -> Limiter | None:
+    """Make the limiter that counts where the store is; None where nothing is limited."""
+    address = StoreAddress.of(config, secrets, home)
+    return open_limiter(config.limits, address.url, address.options, metrics)
 
 
 async def open_memory(
