@@ -9,7 +9,7 @@ LOCK := deploy/requirements-cpu.lock
 LOCK_FLAGS ?= --torch-backend cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format chaos bench lock vendor clean
+.PHONY: help setup serve test check format browser chaos bench lock vendor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ serve: setup ## Set everything up and answer requests on http://127.0.0.1:8000
 	@$(BIN)/palate serve $(SERVE_FLAGS)
 
 test: check ## Set everything up, check and test
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser" $(PYTEST_FLAGS) $(TESTS)
 
 check: setup ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .
@@ -34,6 +34,9 @@ check: setup ## Format, lint, types, import contract
 format: setup ## Format and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+browser: setup ## The page's tests in a real browser (Debian's chromium)
+	$(BIN)/python -m pytest -m "browser and not gpu" $(PYTEST_FLAGS) tests/e2e
 
 chaos: setup ## The slow failure tests
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_FLAGS) $(TESTS)

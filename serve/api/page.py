@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from swagger_ui_bundle import swagger_ui_path
 
 PAGE = Path(__file__).parent.parent / "page"
+REFERENCE = PAGE.parent / "reference"  # Swagger UI
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,12 +37,11 @@ def add_page(app: FastAPI) -> None:
 
 def add_docs(app: FastAPI) -> None:
     """Serve the API reference at `/docs`."""
-    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path), name="docs-assets")
-    app.mount("/docs/page", StaticFiles(directory=PAGE / "docs"), name="docs-page")
+    app.mount("/docs/assets", StaticFiles(directory=REFERENCE), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return FileResponse(PAGE / "docs" / "index.html", headers=_headers(POLICY))
+        return FileResponse(REFERENCE / "index.html", headers=_headers(POLICY))
 
 
 def _headers(policy: str) -> dict[str, str]:

@@ -27,8 +27,8 @@ class App {
     this.isOperator = false;
   }
 
-  /** Read what the server serves, then show a view. */
-  async start() {
+  /** Show the view of the address, and read meanwhile what the server serves. */
+  start() {
     document.getElementById("settings").append(icon("settings"));
     document.getElementById("settings").addEventListener("click", () => openSettings(this.session));
     document.getElementById("person").addEventListener("click", () => openPeople(this.session));
@@ -38,28 +38,35 @@ class App {
     });
     addEventListener("hashchange", () => this.show({ isMoved: true }));
     this.session.addEventListener("person", () => this.show());
-    this.session.addEventListener("key", () => this.connect());
-    await this.connect();
+    this.session.addEventListener("key", () => this.connect().then(() => this.show()));
+    this.connect();
+    this.show();
   }
 
-  /** Find the model's name, and whether this key may see the operator's view. */
-  async connect() {
-    show(document.getElementById("banner"));
+  /** Find the model's name, and whether this key may see the operator's view; `connected` waits for it. */
+  connect() {
+    this.connected = Promise.all([this.findModel(), this.findScope()]).then(() => this.drawTabs());
+    return this.connected;
+  }
+
+  async findModel() {
     const models = await this.attempt(() => this.api.call("v1/models"));
     this.session.model = models?.data[0]?.id ?? "";
+    if (models) show(document.getElementById("banner"));
+  }
+
+  async findScope() {
     this.isOperator = await this.api.call("v1/operator").then(
       () => true,
       () => false,
     );
-    this.show();
   }
 
   /** Show the view of the address. */
   show({ isMoved = false } = {}) {
-    const asked = location.hash.slice(1);
-    const name = Object.hasOwn(VIEWS, asked) ? asked : "chat";
+    const { name } = this;
     this.current?.destroy?.();
-    this.drawTabs(name);
+    this.drawTabs();
     this.drawPerson();
     const view = VIEWS[name].make(this);
     this.current = view;
@@ -75,7 +82,14 @@ class App {
     }
   }
 
-  drawTabs(current) {
+  /** The view that the address names. */
+  get name() {
+    const asked = location.hash.slice(1);
+    return Object.hasOwn(VIEWS, asked) ? asked : "chat";
+  }
+
+  drawTabs() {
+    const current = this.name;
     const shown = Object.entries(VIEWS).filter(([name]) => name !== "operator" || this.isOperator || current === name);
     show(
       document.getElementById("tabs"),

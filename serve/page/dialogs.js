@@ -47,7 +47,7 @@ export function confirmed(title, text, action) {
 export function avatar(person) {
   const hash = [...person].reduce((sum, letter) => (31 * sum + letter.codePointAt(0)) % 6, 0);
   const initial = person ? [...person][0].toUpperCase() : "";
-  return h("span", { class: person ? `avatar tint-${hash}` : "avatar nobody", "aria-hidden": "true" }, initial || icon("person"));
+  return h("span", { class: person ? `avatar tint-${hash}` : "avatar nobody", "data-initial": initial, "aria-hidden": "true" }, person ? null : icon("person"));
 }
 
 /** The form that creates a person. */

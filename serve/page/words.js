@@ -73,7 +73,7 @@ export function choiceReason(reason) {
 /** One line under an answer. */
 export function byline(answer) {
   const palate = answer.palate;
-  if (!palate) return answer.person ? "" : "Base model, nobody’s taste";
+  if (!palate || palate.reason === "no_user") return answer.person ? "" : "Base model, nobody’s taste";
   if (!palate.personalized) {
     return palate.reason === "no_feedback" ? "Base model: nothing is known yet" : `Base model: ${palate.reason.replaceAll("_", " ")}`;
   }

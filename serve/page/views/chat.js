@@ -79,7 +79,7 @@ export function chatView(app) {
 
   function drawThread() {
     if (session.thread.length === 0) show(log, welcome());
-    else show(log, session.thread.map(messageView));
+    else show(log, h("h1", { class: "visually-hidden" }, session.person ? `Chat as ${session.person}` : "Chat"), session.thread.map(messageView));
     toEnd();
   }
 
@@ -166,6 +166,7 @@ export function chatView(app) {
       .map(({ role, text }) => ({ role, content: text }));
     const isNear = () => document.documentElement.scrollHeight - innerHeight - scrollY < 160;
     try {
+      await app.connected;
       await ask(app.api, requestBody(session.model, messages, answer.person, session.options), answer, {
         signal: controller.signal,
         onText() {

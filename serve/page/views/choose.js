@@ -89,6 +89,7 @@ export function chooseView(app) {
   async function makePair(prompt) {
     pair = null;
     show(stage, h("p", { class: "waiting" }, h("span", { class: "pulse" }), "Two answers are being written…"));
+    await app.connected;
     const { stream, stream_options: _, palate, ...body } = requestBody(session.model, [{ role: "user", content: prompt }], person, session.options);
     const asked = { ...OWN_PAIR, ...body, n: 2, palate: { ...palate, explore: 1, off: undefined } };
     const answer = await app.attempt(() => app.api.call("v1/chat/completions", { method: "POST", body: asked, signal: stop.signal }));
@@ -126,7 +127,7 @@ export function chooseView(app) {
       "article",
       { class: "option card", "aria-label": `The ${name} answer` },
       h("div", { class: "markdown", tabindex: "0", role: "group", "aria-label": `Text of the ${name} answer` }, markdown(text)),
-      h("button", { type: "button", class: "button", onclick: () => choose(place), "aria-label": `Prefer the ${name} answer` }, h("kbd", {}, String(place + 1)), "Prefer this"),
+      h("button", { type: "button", class: "button", onclick: () => choose(place) }, h("kbd", { "data-key": place + 1 }), `Prefer the ${name}`),
     );
   }
 

@@ -63,6 +63,7 @@ export function compareView(app) {
 
   async function run(text) {
     running = new AbortController();
+    await app.connected;
     drawButton();
     const seed = session.options.seed === "" ? String(Math.floor(Math.random() * 2 ** 31)) : session.options.seed;
     const people = [...new Set([first.value, second.value, ""])];

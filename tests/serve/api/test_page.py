@@ -11,7 +11,7 @@ import pytest
 
 from serve.api.application import create_app
 from serve.api.context import ApiContext
-from serve.api.page import PAGE
+from serve.api.page import PAGE, REFERENCE
 from serve.config import Config, Secrets
 from serve.engines.scripted_engine import ScriptedEngine
 from serve.metrics import Metrics
@@ -19,7 +19,7 @@ from serve.service import LocalService
 
 MAX_BYTES = 200_000
 FILES = sorted(path for path in PAGE.rglob("*") if path.is_file())
-OURS = [path for path in FILES if "vendor" not in path.parts and path.suffix != ".json"]
+OURS = [path for path in [*FILES, *REFERENCE.iterdir()] if path.is_file() and "vendor" not in path.parts]
 ADDRESS = re.compile(r"https?://[^\s\"'`)]+")
 KNOWN = {"http://www.w3.org/2000/svg"}  # the name of a format, never fetched
 LOCK = Path(__file__).parents[3] / "deploy" / "page" / "package-lock.json"
@@ -29,12 +29,12 @@ def test_the_page_is_small() -> None:
     assert sum(path.stat().st_size for path in FILES) <= MAX_BYTES
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(PAGE)))
+@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(PAGE.parent)))
 def test_our_files_name_no_other_server(path: Path) -> None:
     assert set(ADDRESS.findall(path.read_text())) <= KNOWN
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".html"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in OURS if path.suffix == ".html"], ids=lambda path: path.parent.name)
 def test_nothing_is_inline(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)", text)
@@ -56,10 +56,14 @@ def test_every_file_that_is_named_is_there() -> None:
         assert (PAGE / name).is_file()
 
 
-def test_the_vendored_library_is_the_locked_one_with_its_licence() -> None:
-    locked = json.loads(LOCK.read_text())["packages"]["node_modules/marked"]["version"]
-    assert f"marked v{locked}" in (PAGE / "vendor" / "marked.esm.js").read_text()[:200]
+def test_the_vendored_libraries_are_the_locked_ones_with_their_licences() -> None:
+    locked = json.loads(LOCK.read_text())["packages"]
+    marked = locked["node_modules/marked"]["version"]
+    assert f"marked v{marked}" in (PAGE / "vendor" / "marked.esm.js").read_text()[:200]
     assert "Permission is hereby granted" in (PAGE / "vendor" / "marked.LICENSE").read_text()
+    swagger = locked["node_modules/swagger-ui-dist"]["version"]
+    assert swagger in (REFERENCE / "vendor" / "swagger-ui-bundle.js").read_text()
+    assert "Apache License" in (REFERENCE / "vendor" / "swagger-ui.LICENSE").read_text()
 
 
 async def test_the_page_is_served_with_its_policy(client: httpx.AsyncClient) -> None:
@@ -85,7 +89,7 @@ async def test_an_unchanged_file_is_not_sent_again(client: httpx.AsyncClient) ->
 
 
 async def test_the_docs_have_the_policy_too(client: httpx.AsyncClient) -> None:
-    for path in ("/docs", "/docs/page/reference.js", "/docs/assets/swagger-ui-bundle.js"):
+    for path in ("/docs", "/docs/assets/reference.js", "/docs/assets/vendor/swagger-ui-bundle.js"):
         response = await client.get(path)
         assert response.status_code == 200
         assert "script-src 'self'" in response.headers["content-security-policy"]
