@@ -80,7 +80,7 @@ async def test_a_clock_that_jumps_loses_no_feedback(tmp_path: Path) -> None:
         behind = await palate.say(kind="thumb", completion_id=answer["id"], value=1)
         palate.memory.people.clock = lambda: time.time() + 5 * DAY_S
         ahead = await palate.say(**COMPARE, user="ann", value=1)
-        palate.memory.people.clock = lambda: time.time() + 400 * DAY_S  # forward: they are, and that is said
+        palate.memory.people.clock = lambda: time.time() + 40 * DAY_S  # forward: they are, and that is said
         gone = await palate.say(410, kind="thumb", completion_id=answer["id"], value=-1)
         assert gone["error"]["code"] == "completion_expired"
         palate.memory.people.clock = time.time
