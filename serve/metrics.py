@@ -114,7 +114,10 @@ class Metrics:
 
     def _declare_personalization(self) -> None:
         self.artifact = self._gauge(
-            "palate_artifact_info", "1 for the artifact in service.", ("version",), how="livemax"
+            "palate_artifact_info",
+            "1 for the artifact in service; `damaged` for one that cannot be used.",
+            ("version",),
+            how="livemax",
         )
         self.answers = self._counter(
             "palate_answers", "Chat answers by whether and why they were personalized.", ("reason",)
