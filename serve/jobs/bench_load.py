@@ -26,7 +26,8 @@ from serve.jobs.load.traffic import TIMEOUT_S, Mix, Traffic
 from serve.jobs.simulated.server import Started, started
 
 MOST_READINGS_S = 5.0  # between two readings of the memory
-FULL_HOUSES = 2.0  # the bound of the 99th percentile
+FULL_HOUSES = 2.0  # the bound of the 99th percentile,
+LEAST_BOUND_S = 5.0  # and never less than this: below it, stalls of a shared machine decide
 
 
 @click.command()
@@ -112,7 +113,8 @@ async def _held(
         click.echo(f"holding {rate:.2f} a second for {seconds / 60:.1f} minutes", err=True)
         async with watched(server.pid, min(MOST_READINGS_S, seconds / 60)) as readings:
             observations = await traffic.hold(rate, seconds)
-    return Run(rate, seconds, warm_up_s, observations, readings, FULL_HOUSES * _full_house(config) / sustained)
+    bound_s = max(LEAST_BOUND_S, FULL_HOUSES * _full_house(config) / sustained)
+    return Run(rate, seconds, warm_up_s, observations, readings, bound_s)
 
 
 def _say_step(concurrency: int, rate: float) -> None:
