@@ -4,6 +4,7 @@
 """
 
 # Annotations are evaluated here: Ray Serve reads the builder's to validate its arguments.
+import asyncio
 import contextlib
 import logging
 import time
@@ -31,6 +32,7 @@ from serve.logs import configure_logs
 from serve.memory import limiter_of, open_memory
 from serve.metrics import Metrics
 from serve.remote import RayService
+from serve.tracing import open_tracer
 from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
 
 logger = logging.getLogger("palate.app")
@@ -166,6 +168,7 @@ class IngressDeployment:
             desk=self._memory.desk if self._memory else None,
             keys=KeyFile(folder.keys),
             limiter=limiter_of(config, secrets, folder, metrics),
+            tracer=open_tracer(config.tracing, config.model.name),
         )
         self.application = create_app(self._context)
         self._listener = Listener(self.application, config) if is_listening else None
@@ -185,6 +188,7 @@ class IngressDeployment:
                 await self._memory.close()
             if self._context.limiter is not None:
                 await self._context.limiter.close()
+            await asyncio.to_thread(self._context.tracer.close)
             await self._service.shutdown()
 
 

@@ -22,6 +22,7 @@ from serve.metrics import Metrics
 from serve.people import People
 from serve.pipeline import Pipeline
 from serve.service import Service
+from serve.tracing import NO_TRACER, Tracer
 from user_store.types import UserKey
 
 GATEWAY_HEADER = "X-Palate-Gateway-Secret"
@@ -39,6 +40,7 @@ class ApiContext:
     desk: FeedbackDesk | None = None
     keys: KeyFile | None = None
     limiter: Limiter | None = None
+    tracer: Tracer = NO_TRACER
 
     @property
     def open_people(self) -> People:
@@ -63,7 +65,7 @@ class ApiContext:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The way of every answer."""
-        return Pipeline(self.service, self.people, self.config.personalization, self.metrics)
+        return Pipeline(self.service, self.people, self.config.personalization, self.metrics, self.tracer)
 
     def persons(self, request: Request, names: Sequence[str | None], several: list[str]) -> list[UserKey]:
         """Name whom an answer is for: `several`, or the trusted header, or the first of `names`.

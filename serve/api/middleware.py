@@ -56,6 +56,7 @@ class Measured:
         self._app = app
         self._metrics = context.metrics
         self._says_access = context.config.log.access
+        self._tracer = context.tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -85,7 +86,8 @@ class Measured:
 
         with self._metrics.requests_running.track_inprogress():
             try:
-                await self._app(scope, receive, send_measured)
+                with self._tracer.following(Headers(scope=scope)):
+                    await self._app(scope, receive, send_measured)
             finally:
                 route = scope.get("route")
                 path = getattr(route, "path", "unmatched")

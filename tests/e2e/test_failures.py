@@ -55,6 +55,7 @@ def test_streams_end_with_an_error_event_and_service_resumes(tmp_path: Path, dep
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_a_dead_ingress_is_replaced_and_what_was_acknowledged_is_there(scripted_server: Server) -> None:
     server, started = scripted_server, threading.Barrier(2)
     liked = {"kind": "comparison", "user": "orphan", "prompt": "hi", "candidates": ["a b", "there what"], "value": 1}
