@@ -2,8 +2,8 @@
 
 Finds the rate the server sustains (or is told), sends a multiple of it for minutes, and reports memory growth after
 warm-up, statuses (200 and 429 are the good ones), and the times of what was accepted. The peer is the server's own
-bound: what it takes in has at most a full house ahead of it, so the 99th percentile stays below twice the time that a
-full house takes at the sustained rate.
+bound: what it takes in has at most a full house ahead of it, so the 99th percentile stays below twice the time that it
+takes to answer a full house.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from serve.jobs.load.traffic import TIMEOUT_S, Mix, Traffic
 from serve.jobs.simulated.server import Started, started
 
 MOST_READINGS_S = 5.0  # between two readings of the memory
-FULL_HOUSES = 2.0  # the bound of the 99th percentile,
-LEAST_BOUND_S = 5.0  # and never less than this: below it, stalls of a shared machine decide
 
 
 @click.command()
@@ -113,8 +111,7 @@ async def _held(
         click.echo(f"holding {rate:.2f} a second for {seconds / 60:.1f} minutes", err=True)
         async with watched(server.pid, min(MOST_READINGS_S, seconds / 60)) as readings:
             observations = await traffic.hold(rate, seconds)
-    bound_s = max(LEAST_BOUND_S, FULL_HOUSES * _full_house(config) / sustained)
-    return Run(rate, seconds, warm_up_s, observations, readings, bound_s)
+    return Run(sustained, rate, seconds, warm_up_s, observations, readings, _full_house(config))
 
 
 def _say_step(concurrency: int, rate: float) -> None:
