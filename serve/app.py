@@ -4,6 +4,7 @@
 """
 
 # Annotations are evaluated here: Ray Serve reads the builder's to validate its arguments.
+import asyncio
 import contextlib
 import logging
 import time
@@ -27,9 +28,11 @@ from serve.errors import PalateError
 from serve.home import Home
 from serve.keys import KeyFile
 from serve.listener import Listener
-from serve.memory import open_memory
+from serve.logs import configure_logs
+from serve.memory import limiter_of, open_memory
 from serve.metrics import Metrics
 from serve.remote import RayService
+from serve.tracing import open_tracer
 from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
 
 logger = logging.getLogger("palate.app")
@@ -42,6 +45,7 @@ class EngineDeployment:
     """Hosts one engine; Ray Serve replicates, scales and restarts it."""
 
     async def __init__(self, config: Config, home: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        configure_logs(config.log)
         self._engine = create_engine(config, Home(Path(home)))
         await self._engine.start()
         self._sender = OutputSender()
@@ -147,6 +151,7 @@ class IngressDeployment:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, config: Config, secrets: Secrets, home: str, engine: DeploymentHandle[Any], is_listening: bool
     ) -> None:
+        configure_logs(config.log)
         receiver = OutputReceiver(ray.util.get_node_ip_address())
         metrics, folder = Metrics(), Home(Path(home))
         metrics.info.labels(__version__, config.model.name, config.engine.kind).set(1)
@@ -162,6 +167,8 @@ class IngressDeployment:
             people=self._memory.people if self._memory else None,
             desk=self._memory.desk if self._memory else None,
             keys=KeyFile(folder.keys),
+            limiter=limiter_of(config, secrets, folder, metrics),
+            tracer=open_tracer(config.tracing, config.model.name),
         )
         self.application = create_app(self._context)
         self._listener = Listener(self.application, config) if is_listening else None
@@ -179,6 +186,9 @@ class IngressDeployment:
             await self._context.pipeline.shutdown()
             if self._memory is not None:
                 await self._memory.close()
+            if self._context.limiter is not None:
+                await self._context.limiter.close()
+            await asyncio.to_thread(self._context.tracer.close)
             await self._service.shutdown()
 
 

@@ -153,7 +153,9 @@ def config_check(path: Path) -> None:
 @config.command("docs")
 def config_docs() -> None:
     """Print the reference page."""
-    click.echo(configuration.reference(), nl=False)
+    from serve.config_reference import reference  # noqa: PLC0415
+
+    click.echo(reference(), nl=False)
 
 
 @palate.command()
@@ -185,6 +187,7 @@ palate.add_command(
             "overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput."),
             "best-of": ("serve.jobs.bench_best_of:best_of", "Candidates, halving and choice, against bare vLLM."),
             "router": ("serve.jobs.bench_router:router", "What the preference core costs, by D, K, N and people."),
+            "load": ("serve.jobs.bench_load:load", "More than it can take, for long: memory, refusals, times."),
             "store": ("serve.jobs.bench_store:store", "Bytes, reads, updates and index with synthetic people."),
         },
     )

@@ -25,6 +25,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from serve.artifacts.registry import find_artifact
 from serve.config import Config
 from serve.errors import ConfigurationError, EngineUnavailable
 from serve.home import Home
@@ -41,11 +42,12 @@ def serve_forever(config: Config, home: Home) -> None:
     """Start the server, print its address, and serve until SIGINT or SIGTERM.
 
     Raises:
-        ConfigurationError: the port is taken.
+        ConfigurationError: the port is taken, or the artifact in service is damaged.
         ModelUnavailable: the model cannot be had.
         EngineUnavailable: the engine did not start.
     """
     _check_port(config.http.host, config.http.port)
+    find_artifact(config, home)  # whoever starts a server hears of it; replicas that come up later serve without
     if config.engine.kind == "vllm" and resolve(config.model.id, home) == config.model.id:
         check_hub(config.model.id, config.model.revision)
     stop = _Stop()

@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from serve.artifacts.registry import find_artifact
+from serve.artifacts.registry import usable_artifact
 from serve.config import Config, Secrets
 from serve.errors import ConfigurationError
 from serve.feedback import FeedbackDesk, deliver_forever
 from serve.home import Home
+from serve.limits import Limiter, open_limiter
 from serve.metrics import Metrics
 from serve.people import People
 from serve.service import Service
@@ -33,6 +34,7 @@ from user_store.store import UserStore
 
 logger = logging.getLogger("palate.memory")
 
+DAMAGED = "damaged"  # the version of an artifact that cannot be used
 RETRY_S = 1.0
 DELIVERY_PERIOD_S = 1.0
 
@@ -98,11 +100,19 @@ class Memory:
             await self._spool.close()
 
 
+def limiter_of(config: Config, secrets: Secrets, home: Home, metrics: Metrics) -> Limiter | None:
+    """Make the limiter that counts where the store is; None where nothing is limited."""
+    address = StoreAddress.of(config, secrets, home)
+    return open_limiter(config.limits, address.url, address.options, metrics)
+
+
 async def open_memory(
     config: Config, secrets: Secrets, home: Home, service: Service, metrics: Metrics
 ) -> Memory | None:
     """Open store, spool and index, and start what runs beside them; None without an artifact to read people with."""
-    artifact = await asyncio.to_thread(find_artifact, config, home)
+    artifact, is_damaged = await asyncio.to_thread(usable_artifact, config, home)
+    if is_damaged:
+        metrics.artifact.labels(DAMAGED).set(1)
     if artifact is None:
         return None
     address = StoreAddress.of(config, secrets, home)

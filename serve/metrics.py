@@ -47,7 +47,7 @@ STORE_CALLS = (
     "put_completion",
     "get_completion",
 )
-REFUSALS = ("requests", "tokens", "queue")
+REFUSALS = ("requests", "tokens", "user", "queue")
 CHAT_PATH = "/v1/chat/completions"
 FEEDBACK_PATH = "/v1/feedback"
 
@@ -91,8 +91,11 @@ class Metrics:
         self.requests_running = self._gauge("palate_requests_running", "Requests in flight.")
         self.refusals = self._counter(
             "palate_refusals",
-            "Requests answered with 429: over a limit of requests or tokens, or for a full queue.",
+            "Requests answered with 429: over a key's limit of requests or tokens, a person's, or for a full queue.",
             ("reason",),
+        )
+        self.limit_failures = self._counter(
+            "palate_limit_failures", "Requests that were let through because limits could not be read."
         )
 
     def _declare_engine(self) -> None:
@@ -111,7 +114,10 @@ class Metrics:
 
     def _declare_personalization(self) -> None:
         self.artifact = self._gauge(
-            "palate_artifact_info", "1 for the artifact in service.", ("version",), how="livemax"
+            "palate_artifact_info",
+            "1 for the artifact in service; `damaged` for one that cannot be used.",
+            ("version",),
+            how="livemax",
         )
         self.answers = self._counter(
             "palate_answers", "Chat answers by whether and why they were personalized.", ("reason",)

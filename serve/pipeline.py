@@ -34,6 +34,7 @@ from serve.metrics import Metrics
 from serve.people import Candidates
 from serve.report import Report, strongest
 from serve.service import Service
+from serve.tracing import NO_TRACER, Span, Tracer
 from user_store.errors import StoreError
 from user_store.types import CompletionRecord, Profile, UserKey
 
@@ -96,17 +97,30 @@ class Answer:
     report: Report
 
 
+@dataclass(slots=True)
+class _Plan:
+    request: GenerationRequest
+    report: Report
+    span: Span
+
+
 class Pipeline:
     """Answers requests; one a process."""
 
     def __init__(
-        self, service: Service, people: People | None, config: PersonalizationConfig, metrics: Metrics
+        self,
+        service: Service,
+        people: People | None,
+        config: PersonalizationConfig,
+        metrics: Metrics,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Compose the pipeline; without people every answer is the base model's."""
         self._service = service
         self._people = people
         self._config = config
         self._metrics = metrics
+        self._tracer = tracer
         self._routing = RoutingConfig(gate=config.steering_gate)
         self._background: set[asyncio.Task[None]] = set()
 
@@ -118,7 +132,12 @@ class Pipeline:
         """
         started = time.perf_counter()
         self._check(options)
-        plan = await self._plan(request, persons, options)
+        span = self._tracer.begin("answer")
+        try:
+            plan = await self._plan(request, persons, options, span)
+        except BaseException as error:
+            span.end(error)
+            raise
         report = plan.report
         report.routing_s = time.perf_counter() - started
         self._metrics.routing_seconds.observe(report.routing_s)
@@ -135,6 +154,19 @@ class Pipeline:
             EngineUnavailable: the engine or, for a person, the store cannot be asked.
         """
         self._check(options)
+        span = self._tracer.begin("judge")
+        try:
+            return await self._rewards(request, persons, options, span)
+        finally:
+            span.end()
+
+    async def shutdown(self) -> None:
+        """Wait for what is still being remembered."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _rewards(
+        self, request: MeasureRequest, persons: Sequence[UserKey], options: Options, span: Span
+    ) -> tuple[Rewards, Report]:
         people = self._people
         if people is None or not await self._fits(people.artifact):
             raise InvalidRequest("There is no artifact for this server's model: texts cannot be judged.", param="model")
@@ -142,23 +174,23 @@ class Pipeline:
         report = Report("no_user", artifact=artifact.version)
         tastes: list[Taste] = []
         try:
-            tastes = list(await asyncio.gather(*(people.taste(key) for key in persons)))
+            with span.stage("taste"):
+                tastes = list(await asyncio.gather(*(people.taste(key) for key in persons)))
         except StoreError as error:
             logger.warning("texts are judged by everyone's taste: %s", type(error).__name__)
             report.reason, report.degraded = "degraded", "store"
-        report.routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+        with span.stage("route"):
+            report.routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.is_personalized = any(taste.posterior is not None for taste in tastes)
         if tastes:
             report.reason = "on" if report.is_personalized else "no_feedback"
-        features = await self._service.measure(request)
+        with span.stage("measure"):
+            features = await self._service.measure(request)
         report.num_tokens = sum(features.counts)
         unmeasured = np.array([count == 0 for count in features.counts])
         phi = artifact.readout(np.where(unmeasured[:, None], artifact.population.center, features.values))
-        return score(phi, report.routes[0].judge), report
-
-    async def shutdown(self) -> None:
-        """Wait for what is still being remembered."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        with span.stage("score"):
+            return score(phi, report.routes[0].judge), report
 
     def _check(self, options: Options) -> None:
         limit = self._config.max_best_of
@@ -173,31 +205,38 @@ class Pipeline:
             names = ", ".join(sorted(known)) or "none"
             raise InvalidRequest(f"There is no attribute '{unknown[0]}'; attributes: {names}.", param="palate.weights")
 
-    async def _plan(self, request: GenerationRequest, persons: Sequence[UserKey], options: Options) -> _Plan:
+    async def _plan(
+        self, request: GenerationRequest, persons: Sequence[UserKey], options: Options, span: Span
+    ) -> _Plan:
         if not self._config.enabled or options.is_off:
-            return _Plan(request, Report("off"))
+            return _Plan(request, Report("off"), span)
         if not persons and not options.weights:
-            return _Plan(request, Report("no_user"))
+            return _Plan(request, Report("no_user"), span)
         people = self._people
         if people is None or not await self._fits(people.artifact):
-            return _Plan(request, Report("no_artifact"))
+            return _Plan(request, Report("no_artifact"), span)
         artifact = people.artifact
         report = Report("no_feedback", artifact=artifact.version, explain=options.explain)
         try:
-            tastes = await asyncio.gather(*(people.taste(key) for key in persons))
+            with span.stage("taste"):
+                tastes = await asyncio.gather(*(people.taste(key) for key in persons))
         except StoreError as error:
             logger.warning("personalization is off for this request: %s", type(error).__name__)
             report.reason, report.degraded = "degraded", "store"
-            return _Plan(request, report)
-        routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+            return _Plan(request, report, span)
+        with span.stage("route"):
+            routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.routes = routes
         if all(route.is_zero for route in routes):
             report.reason = "no_feedback" if options.strength > 0 else "off"
             report.arms = (_base_arm(artifact),) * request.sampling.n
-            return _Plan(_with_arms(request, artifact, report.arms, BestOf(num_best=request.sampling.n)), report)
-        return self._personal_plan(request, artifact, options, report)
+            return _Plan(_with_arms(request, artifact, report.arms, BestOf(num_best=request.sampling.n)), report, span)
+        with span.stage("plan"):
+            return _Plan(self._personal_request(request, artifact, options, report), report, span)
 
-    def _personal_plan(self, request: GenerationRequest, artifact: Artifact, options: Options, report: Report) -> _Plan:
+    def _personal_request(
+        self, request: GenerationRequest, artifact: Artifact, options: Options, report: Report
+    ) -> GenerationRequest:
         config, n = self._config, request.sampling.n
         num_arms = max(n, options.best_of or config.best_of)
         rng = np.random.default_rng(None if request.sampling.seed is None else request.sampling.seed % 2**63)
@@ -216,7 +255,7 @@ class Pipeline:
         )
         if num_arms == 1:  # the person's own arm alone: nothing to choose from
             rules = BestOf()
-        return _Plan(_with_arms(request, artifact, report.arms, rules), report)
+        return _with_arms(request, artifact, report.arms, rules)
 
     async def _fits(self, artifact: Artifact) -> bool:
         try:
@@ -226,7 +265,7 @@ class Pipeline:
         return model.feature_space == artifact.feature_space.id
 
     async def _run(self, plan: _Plan, person: UserKey | None) -> AsyncGenerator[Output, None]:
-        request, report = plan.request, plan.report
+        request, report, span = plan.request, plan.report, plan.span
         created_at = time.time()
         announcing: asyncio.Task[None] | None = None
         people = self._people if request.arms else None
@@ -234,24 +273,33 @@ class Pipeline:
             announcing = asyncio.create_task(_announce(people, person, request.request_id, created_at))
         outputs = self._service.generate(request)
         answers: dict[int, list[str]] = {}
+        failure: BaseException | None = None
         try:
-            async for output in outputs:
-                if announcing is not None:
-                    await announcing  # feedback may come as soon as the first byte is out
-                    announcing = None
-                report.verdict = output.verdict or report.verdict
-                for delta in output.deltas:
-                    answers.setdefault(delta.index, []).append(delta.text)
-                yield output
+            with span.stage("generate"):
+                async for output in outputs:
+                    if announcing is not None:
+                        await announcing  # feedback may come as soon as the first byte is out
+                        announcing = None
+                    report.verdict = output.verdict or report.verdict
+                    for delta in output.deltas:
+                        answers.setdefault(delta.index, []).append(delta.text)
+                    yield output
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             await outputs.aclose()
             if announcing is not None:
                 announcing.cancel()
+            _describe(span, request, report)
+            span.end(failure)
         if report.verdict is not None:
             self._count(report, report.verdict, is_halving=bool(request.best_of and request.best_of.checkpoints))
             if person is not None and people is not None:
                 texts = ["".join(answers[index]) for index in sorted(answers)]
-                keeping = asyncio.create_task(_keep(people, person, request.request_id, created_at, report, texts))
+                keeping = asyncio.create_task(
+                    _keep(people, person, request.request_id, created_at, report, texts, span)
+                )
                 self._background.add(keeping)
                 keeping.add_done_callback(self._background.discard)
 
@@ -275,10 +323,13 @@ class Pipeline:
                 metrics.reward_gain.labels(prototype).observe(verdict.rewards[winner])
 
 
-@dataclass(slots=True)
-class _Plan:
-    request: GenerationRequest
-    report: Report
+def _describe(span: Span, request: GenerationRequest, report: Report) -> None:
+    span.note("id", request.request_id)
+    span.note("reason", "on" if report.is_personalized else report.reason)
+    if report.verdict is not None:
+        span.note("candidates", len(report.verdict.num_tokens))
+        span.note("tokens", sum(report.verdict.num_tokens))
+        span.note("choosing_seconds", report.verdict.choosing_s)
 
 
 async def _announce(people: People, person: UserKey, completion_id: str, now: float) -> None:
@@ -289,7 +340,13 @@ async def _announce(people: People, person: UserKey, completion_id: str, now: fl
 
 
 async def _keep(
-    people: People, person: UserKey, completion_id: str, created_at: float, report: Report, answers: Sequence[str]
+    people: People,
+    person: UserKey,
+    completion_id: str,
+    created_at: float,
+    report: Report,
+    answers: Sequence[str],
+    span: Span,
 ) -> None:
     verdict = report.verdict
     if verdict is None or verdict.feature_space != people.artifact.feature_space.id:
@@ -297,7 +354,8 @@ async def _keep(
     arms = [arm.kind for arm in report.arms]
     candidates = Candidates(verdict.features_array(), arms, verdict.order, answers)
     try:
-        await people.remember(people.record(person, completion_id, candidates, created_at=created_at))
+        with span.stage("remember"):
+            await people.remember(people.record(person, completion_id, candidates, created_at=created_at))
     except StoreError as error:
         logger.warning("an answer could not be remembered for feedback: %s", type(error).__name__)
     except ValueError:

@@ -137,6 +137,11 @@ secretKeyRef: {name: {{ .Values.store.external.existingSecret }}, key: {{ .Value
   valueFrom:
     secretKeyRef: {name: {{ . }}, key: {{ $.Values.apiKey.key }}}
 {{- end }}
+{{- with .Values.gateway.existingSecret }}
+- name: PALATE_GATEWAY_SECRET
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: {{ $.Values.gateway.key }}}
+{{- end }}
 {{- with .Values.model.hubToken.existingSecret }}
 - name: HF_TOKEN
   valueFrom:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from serve import __version__
 from serve.api import chat, completions, feedback, operator, rerank, system, tastes, users
 from serve.api.context import ApiContext
-from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
+from serve.api.limits import Limits
+from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, request_id_of
 from serve.api.page import SafeHeaders, add_docs, add_page
-from serve.api.streaming import json_response
+from serve.api.streaming import error_headers, json_response
 from serve.errors import (
     Conflict,
     Gone,
@@ -73,10 +76,34 @@ def create_app(context: ApiContext) -> FastAPI:
     _add_error_handlers(app)
     app.add_middleware(SafeHeaders)
     app.add_middleware(BodyLimit, context=context)
+    app.add_middleware(Limits, context=context)
     app.add_middleware(Keys, context=context)
+    if context.config.http.cors_origins:
+        _add_cors(app, context.config.http.cors_origins)
     app.add_middleware(Measured, context=context)
     app.add_middleware(RequestIds)
     return app
+
+
+def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of other origins call the API; without cookies, which it does not use."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
+        expose_headers=[
+            "Retry-After",
+            "X-Request-Id",
+            "X-Palate-Degraded",
+            *(
+                f"x-ratelimit-{part}-{what}"
+                for part in ("limit", "remaining", "reset")
+                for what in ("requests", "tokens")
+            ),
+        ],
+        max_age=3_600,
+    )
 
 
 def _add_error_handlers(app: FastAPI) -> None:

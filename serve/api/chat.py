@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from openai.types.chat import ChatCompletion
 
 from serve.api.context import ApiContext, context_of, error_responses
+from serve.api.limits import admit_users, metered
 from serve.api.requests import ChatCompletionRequest, NamedToolChoice, PalateOptions
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
@@ -39,7 +40,9 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     persons = context.persons(request, (body.safety_identifier, body.user), wishes.users)
     if context.config.feedback.implicit and context.desk is not None and len(persons) == 1 and generation.chat:
         context.desk.overhear_later(persons[0], generation.chat.messages)
+    await admit_users(request, persons)
     answer = await context.pipeline.answer(generation, persons, to_options(wishes))
+    answer.outputs = metered(request, answer.outputs)
     headers = {DEGRADED_HEADER: answer.report.degraded} if answer.report.degraded else {}
     if body.stream:
         events = _chunks(body, generation, context, answer.report)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, syn
 from serve.config import Config
 from serve.errors import ConfigurationError
 from serve.home import Home
+
+logger = logging.getLogger("palate.artifacts")
 
 JOURNAL = "in-service.json"
 SHIPPED = Path(__file__).parent / "default"
@@ -78,6 +81,19 @@ def find_artifact(config: Config, home: Home) -> Artifact | None:
             f"not for '{model_name}'."
         )
     return artifact
+
+
+def usable_artifact(config: Config, home: Home) -> tuple[Artifact | None, bool]:
+    """Find what serves as `find_artifact` does, for a replica that must come up again whatever happened meanwhile.
+
+    Returns:
+        The artifact or None, and whether there is one that cannot be used; why is logged.
+    """
+    try:
+        return find_artifact(config, home), False
+    except ConfigurationError as error:
+        logger.critical("answers are the base model's: %s", error.message)
+        return None, True
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,38 @@ def test_monitoring_carries_the_files_of_the_chart() -> None:
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "published"),
+    [("better than its parent.", True), ("not better than its parent; think before publishing it.", False), ("", None)],
+)
+def test_a_fit_is_published_only_if_it_knew_people_better(tmp_path: Path, verdict: str, published: bool | None) -> None:
+    (job,) = of_kind(rendered(PRODUCTION), "CronJob")
+    container = containers(job["spec"]["jobTemplate"]["spec"]["template"])[0]
+    said = [f"fit-1a2b: on 40 held-out people, {verdict}", "/var/lib/palate/artifacts/fit-1a2b"]
+    stub = tmp_path / "palate"
+    stub.write_text(
+        f"""#!/bin/sh
+echo "$*" >> {tmp_path}/calls
+if [ "$1" = fit ]; then {"; ".join(f"echo '{line}'" for line in said) if verdict else "exit 1"}; fi
+"""
+    )
+    stub.chmod(0o755)
+    commands = container["args"][0].replace("/tmp/", f"{tmp_path}/")  # noqa: S108 - the pod's own
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([*container["command"], commands], env=environment, check=False, capture_output=True)
+    assert (done.returncode == 0) == (published is not None), done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["fit --from in-service"] + ["artifacts publish fit-1a2b"] * bool(published)
+
+
+def test_the_gateway_s_secret_goes_by_reference() -> None:
+    (service,) = of_kind(rendered(PRODUCTION), "RayService")
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+    entries = [entry for container in containers(head) for entry in container.get("env", [])]
+    (entry,) = [entry for entry in entries if entry["name"] == "PALATE_GATEWAY_SECRET"]
+    assert entry["valueFrom"] == {"secretKeyRef": {"name": "palate-gateway", "key": "gateway-secret"}}
+
+
 def test_nothing_is_made_that_was_switched_off() -> None:
     kinds = {document["kind"] for document in rendered(GPU)}
     assert not kinds & {"Ingress", "HTTPRoute", "ServiceMonitor", "PrometheusRule", "CronJob", "PersistentVolumeClaim"}
@@ -276,6 +309,8 @@ MISTAKES = {
     ),
     "the store's address in the configuration": ('config.store={"url":"redis://:x@db"}', "url"),
     "an API key instead of a secret's name": ('apiKey.value="pk-0123"', "value"),
+    "the gateway's secret itself": ('gateway.value="between us"', "value"),
+    "a limit of nothing": ('config.limits={"key":{"requests_per_minute":0}}', "requests_per_minute"),
     "a secret among the environment": ('extraEnv=[{"name":"AWS_SECRET_ACCESS_KEY","value":"x"}]', "/extraEnv/0"),
     "credentials in the object store's address": ('artifacts.objectStore.url="https://a:b@store/x"', "objectStore/url"),
     "Redis without its password's secret": ('redis.auth.existingSecret=""', "/redis/auth/existingSecret"),

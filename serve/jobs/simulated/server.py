@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -24,9 +25,24 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A running server."""
+
+    url: str
+    pid: int | None = None  # the process that all of its others are below, if known
+
+
 @contextmanager
 def own_server(config: Config) -> Iterator[str]:
-    """Start a server with this configuration, another port and an empty store; give its URL; end it afterwards.
+    """Start a server as `started` does, and give its URL alone."""
+    with started(config) as server:
+        yield server.url
+
+
+@contextmanager
+def started(config: Config) -> Iterator[Started]:
+    """Start a server with this configuration, another port and an empty store; end it afterwards.
 
     Raises:
         EngineUnavailable: it does not start; its last words are in the message.
@@ -48,7 +64,7 @@ def own_server(config: Config) -> Iterator[str]:
             before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
             try:
                 _wait_until_ready(f"http://127.0.0.1:{port}", process, folder / "log")
-                yield f"http://127.0.0.1:{port}"
+                yield Started(f"http://127.0.0.1:{port}", process.pid)
             finally:
                 signal.signal(signal.SIGTERM, before)
                 process.send_signal(signal.SIGTERM)
