@@ -87,12 +87,8 @@ class Report:
 
 def strongest(route: Route, artifact: Artifact) -> dict[str, float]:
     """Name the strongest wishes: logits of reward per standard deviation of the attribute, beyond everyone's."""
-    names, response = artifact.population.attribute_names, artifact.response
-    rows = [row for row, name in enumerate(names) if name]
-    wishes = response[rows] @ (route.judge.mean - artifact.population.base_weights)  # (A,)
-    values = {
-        names[row]: round(float(wish / response[row, row] ** 0.5), 4) for row, wish in zip(rows, wishes, strict=True)
-    }
+    taste = route.judge.mean - artifact.population.base_weights
+    values = {name: round(float(taste @ direction), 4) for name, direction in artifact.attribute_directions.items()}
     ranked = sorted(values, key=lambda name: -abs(values[name]))
     return {name: values[name] for name in ranked[:MAX_ATTRIBUTES] if values[name]}
 

@@ -6,14 +6,14 @@ Composes the store's log, the preference model and the latent index. Knows no HT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from router.explain import CREDIBLE
 from router.posterior import prior
-from router.types import Array, Population, Posterior
+from router.types import Array, Posterior
 from serve.people import People
 from serve.preferences import Preferences, decode_posterior
 from user_store.folding import effective
@@ -67,25 +67,23 @@ async def trace(people: People, key: UserKey, limit: int) -> list[Moment]:
 
 
 def _trace(preferences: Preferences, events: Sequence[FeedbackEvent], limit: int) -> list[Moment]:
-    model, population = preferences.model, preferences.artifact.population
-    start = prior(population)
+    model, start = preferences.model, prior(preferences.artifact.population)
     early, late = events[:-limit], events[-limit:]
     arrays = model.fold(model.start(), early) if early else model.start()
-    moments = [_moment(population, decode_posterior(arrays, start), None)]
+    directions = preferences.artifact.attribute_directions
+    moments = [_moment(directions, decode_posterior(arrays, start), None)]
     for event in late:
         arrays = model.fold(arrays, [event])
-        moments.append(_moment(population, decode_posterior(arrays, start), event))
+        moments.append(_moment(directions, decode_posterior(arrays, start), event))
     return moments
 
 
-def _moment(population: Population, posterior: Posterior, event: FeedbackEvent | None) -> Moment:
+def _moment(directions: Mapping[str, Array], posterior: Posterior, event: FeedbackEvent | None) -> Moment:
     taste, tails = posterior.taste, np.array([0.5 * (1.0 - CREDIBLE), 0.5 * (1.0 + CREDIBLE)])
-    unit = np.eye(population.num_features)
     found = {}
-    for row, name in enumerate(population.attribute_names):
-        if name:
-            low, high = taste.quantiles(unit[row], tails)
-            found[name] = Interval(float(taste.mean[row]), float(low), float(high))
+    for name, direction in directions.items():
+        low, high = taste.quantiles(direction, tails)
+        found[name] = Interval(float(taste.mean @ direction), float(low), float(high))
     return Moment(event, found, tuple(posterior.responsibilities.tolist()))
 
 
@@ -93,7 +91,7 @@ async def draw_map(people: People, key: UserKey) -> TasteMap:
     """Draw everybody of a tenant on a plane, with one person in it; anybody's map, also before they said anything."""
     state = await people.store.get_state(key)
     posterior = people.preferences.posterior(state)
-    population = people.artifact.population
+    population, directions = people.artifact.population, people.artifact.attribute_directions
     latents, num_people = np.zeros((0, population.num_features)), 0
     if people.index is not None:
         latents = (await people.index.sample(key.tenant, MAX_MAPPED, without=key.user)).astype(np.float64)
@@ -104,13 +102,13 @@ async def draw_map(people: People, key: UserKey) -> TasteMap:
     points = (shown - center) @ axes.T
     weights = population.mixture_weights if posterior is None else posterior.responsibilities
     return TasteMap(
-        axes=(_named(population, axes[0]), _named(population, axes[1])),
+        axes=(_named(directions, axes[0]), _named(directions, axes[1])),
         num_people=num_people,
         others=points[np.lexsort(points.T)],
         person=None if posterior is None else axes @ (posterior.taste.mean - center),
         prototypes=(population.means - center) @ axes.T,
         prototype_weights=tuple(weights.tolist()),
-        prototype_tastes=tuple(_named(population, mean) for mean in population.means),
+        prototype_tastes=tuple(_named(directions, mean) for mean in population.means),
     )
 
 
@@ -127,5 +125,5 @@ def _axes(covariance: Array, latents: Array) -> Array:
     return np.asarray(axes * signs[:, None])
 
 
-def _named(population: Population, values: Array) -> dict[str, float]:
-    return {name: float(values[row]) for row, name in enumerate(population.attribute_names) if name}
+def _named(directions: Mapping[str, Array], values: Array) -> dict[str, float]:
+    return {name: float(values @ direction) for name, direction in directions.items()}

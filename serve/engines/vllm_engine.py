@@ -99,6 +99,10 @@ class VllmEngine:
         if engine.num_gpus:
             arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
             arguments["tensor_parallel_size"] = engine.tensor_parallel_size
+        else:
+            # A prompt read in parts draws tokens that are thrown away; for a seeded request vLLM then turns its
+            # generator back by an offset, which those of a CPU do not have: the worker would die.
+            arguments["enable_chunked_prefill"] = False
         if self._space is not None:
             arguments |= engine_settings(self._space.worker_config().layers)
         if engine.max_loras:
