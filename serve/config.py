@@ -346,7 +346,12 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         return Config.model_validate(tree)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']}" for item in error.errors()
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top)'}: {_complaint(item['type'], item['msg'])}"
+            for item in error.errors()
         ]
         where = f" in {path}" if path else ""
         raise ConfigurationError("\n".join([f"The configuration{where} is not valid:", *lines])) from error
+
+
+def _complaint(kind: str, message: str) -> str:
+    return "there is no such setting" if kind == "extra_forbidden" else message

@@ -34,7 +34,7 @@ class Report:
 
     @property
     def is_worth_telling(self) -> bool:
-        """Whether a stream needs a closing chunk for it; requests without a person stay exactly OpenAI's."""
+        """Whether a stream's last chunk carries it; requests without a person stay exactly OpenAI's."""
         return self.reason != "no_user"
 
     def to_json(self) -> dict[str, Any]:

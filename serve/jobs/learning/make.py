@@ -50,9 +50,9 @@ class MakeConfig:
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
-    rank: int = 14  # directions of taste besides the named ones
+    rank: int = 10  # directions of taste besides the named ones
     max_dose: float = 0.3
-    num_questions: int = 24
+    num_questions: int = 64
     seed: int = 0
 
 
@@ -78,10 +78,10 @@ class Measured:
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
-@click.option("--features", "num_features", default=160, show_default=True, type=click.IntRange(2), help="P.")
+@click.option("--features", "num_features", default=192, show_default=True, type=click.IntRange(2), help="P.")
 @click.option("--read", "read_layers", default="10,14,21", show_default=True, help="Layers whose states are features.")
 @click.option("--steer", "steered_layer", default=21, show_default=True, type=click.IntRange(0), help="Steered layer.")
-@click.option("--rank", default=14, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
+@click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
 @click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
@@ -131,8 +131,9 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     rng = np.random.default_rng(config.seed)
     prompts = numbered(corpus.prompt_numbers()[rows])
     features, properties = measured.features[rows], measured.properties[rows]
-    tastes = draw_tastes(config.people.num_people, properties.shape[1], config.people.dense_share, rng)
-    liking = utilities(properties, tastes)  # (U, n)
+    cared = np.hstack([properties, measured.attributes[rows]])  # (n, A)
+    salience = np.repeat([1.0, config.people.salience_of_named], [len(PROPERTIES), len(ATTRIBUTES)])
+    liking = utilities(cared, draw_tastes(config.people.num_people, salience, config.people.dense_share, rng))  # (U, n)
     table = judge(features, prompts, liking, config.people, rng)
     layout = named_layout(features, measured.attributes[rows], prompts)
     layout = with_taste_rows(layout, features, liking, prompts, config.rank)
@@ -185,11 +186,16 @@ def named_layout(features: Array, attributes: Array, prompts: Index) -> FeatureL
 
 
 def with_taste_rows(layout: FeatureLayout, features: Array, liking: Array, prompts: Index, rank: int) -> FeatureLayout:
-    """Add the `rank` directions in which people's readable likings (U, n) differ most, of unit variance in a prompt."""
+    """Add the `rank` directions in which people's readable likings (U, n) differ most beyond the named ones.
+
+    Each has unit variance within a prompt.
+    """
     inputs = within_prompts((features - layout.center) / layout.scale, prompts)  # (n, P)
     rewards = probe(inputs * layout.scale, within_prompts(liking.T, prompts), PROBE_RIDGE) * layout.scale  # (U, P)
     root = np.linalg.cholesky(inputs.T @ inputs / len(inputs) + 1e-12 * np.eye(inputs.shape[1]))
-    _, _, axes = np.linalg.svd(rewards @ root, full_matrices=False)  # differences counted as they show in texts
+    named, _ = np.linalg.qr((layout.fixed_rows @ root).T)  # (P, A)
+    shown = rewards @ root  # differences counted as they show in texts
+    _, _, axes = np.linalg.svd(shown - shown @ named @ named.T, full_matrices=False)
     rows = np.linalg.solve(root.T, axes[:rank].T).T
     return replace(layout, fixed_rows=np.vstack([layout.fixed_rows, rows]), names=(*layout.names, *[""] * len(rows)))
 

@@ -24,14 +24,16 @@ class PeopleConfig:
 
     num_people: int = 2000
     num_events: int = 40  # of each
+    salience_of_named: float = 0.5  # how much people care about a named attribute, against the other properties
     thumb_share: float = 0.25  # of events; the others are comparisons
     dense_share: float = 0.3  # of people care about everything a little; the others about two to four things
     sharpness: float = 2.5  # logits per standard deviation of a person's own utility
     flip_rate: float = 0.05
 
 
-def draw_tastes(num_people: int, num_properties: int, dense_share: float, rng: np.random.Generator) -> Array:
-    """Draw weights (U, A), each of length 1: sparse ones with random signs, or dense ones."""
+def draw_tastes(num_people: int, salience: Array, dense_share: float, rng: np.random.Generator) -> Array:
+    """Draw weights (U, A), each of length 1: sparse ones with random signs, or dense ones, times `salience` (A,)."""
+    num_properties = len(salience)
     weights = np.zeros((num_people, num_properties))
     for row in weights:
         if rng.random() < dense_share:
@@ -39,6 +41,7 @@ def draw_tastes(num_people: int, num_properties: int, dense_share: float, rng: n
         else:
             cared = rng.choice(num_properties, size=int(rng.integers(2, 5)), replace=False)
             row[cared] = rng.choice([-1.0, 1.0], size=len(cared)) * rng.uniform(0.5, 1.5, size=len(cared))
+    weights *= salience
     return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True))
 
 

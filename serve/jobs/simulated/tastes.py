@@ -1,59 +1,24 @@
-"""What evaluation people care about: text properties that are none of the named attributes.
+"""What evaluated people may care about: what the default artifact's population does, or things foreign to it.
 
-None is measured as the population's family measures its own either, but the two are about the same kinds of things, as
-two groups of real people would be; `overlap` says how much of each a linear reading of another family explains. Knows
-nothing of people, models or servers.
+`overlap` says how much of each property a linear reading of another family explains. Knows nothing of people, models or
+servers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.spaces import explained, probe
 from serve.jobs.learning.text import Array, Property, Text, lexicon
 
-YOU = lexicon("you your yours yourself yourselves")
-WE_AND_I = lexicon("i me my mine myself we us our ours ourselves")
 ARTICLES = lexicon("the a an")
 PREPOSITIONS = lexicon("of in to for with on at by from about into through over between under during after before")
 BEING = lexicon("is are was were be been being am")
-SHORT_FORMS = ("'re", "'ve", "'ll", "'d", "'m", "n't", "it's", "that's", "there's", "what's", "let's")
-_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-
-
-def _names(text: Text) -> float:
-    """Capitalised words inside a sentence."""
-    return float(np.sqrt(len(_NAME.findall(text.raw)) / text.num_words))
-
-
-def _numbers(text: Text) -> float:
-    return float(np.sqrt(len(_NUMBER.findall(text.raw)) / text.num_words))
-
-
-def _short_forms(text: Text) -> float:
-    return float(np.sqrt(sum(word.endswith(SHORT_FORMS) for word in text.words) / text.num_words))
-
-
-def _breath(text: Text) -> float:
-    """Words of the middle sentence: one long one does not count."""
-    return float(np.log1p(np.median([len(part.split()) for part in text.sentences]))) if text.sentences else 0.0
-
-
-def _exclaiming(text: Text) -> float:
-    """Share of sentences that end with an exclamation mark."""
-    return min(text.raw.count("!") / text.num_sentences, 1.0)
-
-
-def _quoting(text: Text) -> float:
-    return text.rate('"“”')
-
-
-def _asides(text: Text) -> float:
-    return text.rate("()[]–—")
+THIRD_PERSON = lexicon("he she they him her them his hers their it its one everyone people someone")
 
 
 def _announcing(text: Text) -> float:
@@ -61,22 +26,22 @@ def _announcing(text: Text) -> float:
     return float(np.sqrt(text.raw.count(":") / text.num_sentences))
 
 
-TASTES: tuple[Property, ...] = (
-    Property("you", lambda text: text.share(YOU)),
-    Property("we_and_i", lambda text: text.share(WE_AND_I)),
-    Property("short_forms", _short_forms),
-    Property("names", _names),
-    Property("numbers", _numbers),
-    Property("breath", _breath),
-    Property("exclaiming", _exclaiming),
-    Property("quoting", _quoting),
+def _short_lines(text: Text) -> float:
+    """Share of lines of fewer than seven words, as headings and fragments have them."""
+    return sum(len(line.split()) < 7 for line in text.lines) / max(len(text.lines), 1)
+
+
+FOREIGN: tuple[Property, ...] = (
     Property("announcing", _announcing),
-    Property("asides", _asides),
     Property("being", lambda text: text.share(BEING)),
     Property("articles", lambda text: text.share(ARTICLES)),
     Property("prepositions", lambda text: text.share(PREPOSITIONS)),
-    Property("commas", lambda text: text.rate(",")),
+    Property("third_person", lambda text: text.share(THIRD_PERSON)),
+    Property("past_tense", lambda text: text.ending("ed")),
+    Property("short_lines", _short_lines),
 )
+TasteFamily = Literal["known", "foreign"]
+FAMILIES: dict[TasteFamily, tuple[Property, ...]] = {"known": PROPERTIES, "foreign": FOREIGN}
 
 
 def overlap(values: Array, others: Array, ridge: float = 1.0) -> Array:

@@ -49,9 +49,9 @@ async def test_a_stream_ends_with_the_report_and_official_clients_read_on(palate
         extra_body={"palate": {"best_of": 4}},
     )
     chunks = [chunk async for chunk in stream]
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)  # no chunk is without choices
     assert len(text.split()) > 5
-    assert chunks[-1].choices == []
+    assert chunks[-1].choices[0].finish_reason == "stop"
     assert chunks[-1].model_extra is not None
     assert chunks[-1].model_extra["palate"]["personalized"]
     whole = await client.chat.completions.create(
@@ -103,10 +103,13 @@ async def test_rerank_follows_the_persons_taste(palate: Palate) -> None:
     assert 1 > scores[0] > 0.5 > scores[1] > 0
     assert ranked["usage"]["total_tokens"] == 8
     best = (await palate.client.post("/v1/rerank", json={**body, "top_n": 1, "return_documents": False})).json()
+    assert (ranked["palate"]["personalized"], ranked["palate"]["reason"]) == (True, "on")
     assert best["results"] == [{"index": 1, "relevance_score": scores[0]}]
     stranger = (await palate.client.post("/v1/rerank", json={**body, "user": "new"})).json()
     assert {result["relevance_score"] for result in stranger["results"]} == {0.5}
-    assert not stranger["palate"]["personalized"]
+    assert (stranger["palate"]["personalized"], stranger["palate"]["reason"]) == (False, "no_feedback")
+    nobody = (await palate.client.post("/v1/rerank", json={**body, "user": None})).json()
+    assert nobody["palate"]["reason"] == "no_user"
 
 
 async def test_score_is_the_same_judgement_in_the_texts_order(palate: Palate) -> None:

@@ -91,4 +91,4 @@ def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
     manifest = read_manifest(folder)
     assert manifest.version.startswith("default-")
     assert manifest.data["people"] == "simulated"
-    assert manifest.metrics["r2_properties"]["length"] > 0.3
+    assert manifest.metrics["r2_properties"]["breath"] > 0.3

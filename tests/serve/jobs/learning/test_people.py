@@ -8,7 +8,7 @@ from serve.jobs.learning.people import PeopleConfig, draw_tastes, judge, utiliti
 
 
 def test_tastes_have_length_one_and_both_kinds() -> None:
-    weights = draw_tastes(400, 10, 0.5, np.random.default_rng(0))
+    weights = draw_tastes(400, np.ones(10), 0.5, np.random.default_rng(0))
     np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1.0)
     cared = (weights != 0).sum(axis=1)
     assert set(cared) == {2, 3, 4, 10}
@@ -20,7 +20,7 @@ def test_judgements_follow_utility_with_the_flips_asked_for() -> None:
     prompts = np.repeat(np.arange(10), 6)
     values = rng.normal(size=(60, 4))
     config = PeopleConfig(num_people=200, num_events=30, thumb_share=0.5, sharpness=1e4, flip_rate=0.1)
-    weights = draw_tastes(config.num_people, 4, config.dense_share, rng)
+    weights = draw_tastes(config.num_people, np.ones(4), config.dense_share, rng)
     liking = utilities(values, weights)
     table = judge(rng.normal(size=(60, 3)), prompts, liking, config, rng)
     assert table.features.shape == (70, 3)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.simulated.baselines import PHRASES, Choice, embedding_weights, pick, profile_sentence
 from serve.jobs.simulated.people import Meter
-from serve.jobs.simulated.tastes import TASTES, names_of
+from serve.jobs.simulated.tastes import FOREIGN, names_of
 
 PLAIN = ["The house is old.", 'He said "no" twice.', "You are here!", "Then, as before, he left (late)."]
 
@@ -22,7 +23,7 @@ def test_the_sentence_names_what_chosen_texts_have_more_and_less_of() -> None:
 
 
 def test_every_taste_has_a_phrase() -> None:
-    assert set(PHRASES) >= set(names_of(TASTES))
+    assert set(PHRASES) >= set(names_of((*PROPERTIES, *FOREIGN)))
 
 
 def test_embedding_weights_find_the_direction_that_was_chosen() -> None:

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import measure
 from serve.jobs.simulated.people import Judging, Meter, draw_people
-from serve.jobs.simulated.tastes import TASTES, names_of, overlap
+from serve.jobs.simulated.tastes import FOREIGN, names_of, overlap
 
 PLAIN = "The house is old. It was sold by the town."
 RAISED = {
@@ -25,14 +26,17 @@ RAISED = {
     "asides": "The house (old) was sold (by the town).",
     "being": "It is old, was old, and is to be old.",
     "articles": "The house, the town, the hill and a tree.",
+    "third_person": "They sold it; everyone saw it.",
+    "past_tense": "The house looked dated and was finished, painted.",
+    "short_lines": "Old.\nSold.\nGone.",
     "prepositions": "In the town on the hill by the house of old.",
     "commas": "Old, sold, gone, lost.",
 }
 
 
-@pytest.mark.parametrize("name", names_of(TASTES))
+@pytest.mark.parametrize("name", names_of((*PROPERTIES, *FOREIGN)))
 def test_a_taste_measures_what_it_names(name: str) -> None:
-    family = [one for one in TASTES if one.name == name]
+    family = [one for one in (*PROPERTIES, *FOREIGN) if one.name == name]
     raised, plain = measure([RAISED[name], PLAIN], family)[:, 0]
     assert raised > plain
 
@@ -96,7 +100,7 @@ def test_the_same_seed_draws_the_same_people() -> None:
 def test_the_meter_standardises_by_plain_texts() -> None:
     texts = [PLAIN, *RAISED.values()]
     values = Meter.of(texts)(texts)
-    assert values.shape == (len(texts), len(TASTES))
+    assert values.shape == (len(texts), len(PROPERTIES))
     assert np.abs(values).max() <= 3.0
 
 
