@@ -13,44 +13,29 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import numpy as np
 
-from router.candidates import PlanConfig, pick_instruction, plan_candidates
-from router.groups import Aggregate
+from router.candidates import PlanConfig
 from router.reward import Rewards, score
-from router.routing import RoutingConfig, Wishes
-from router.routing import route as find_route
-from router.types import Arm, Posterior, Route
+from router.routing import RoutingConfig
 from serve.artifacts.artifact import Artifact
 from serve.config import PersonalizationConfig
-from serve.engines.protocol import BestOf, EngineArm, GenerationRequest, MeasureRequest, Output, Verdict
+from serve.engines.protocol import BestOf, GenerationRequest, MeasureRequest, Output, Verdict
 from serve.errors import EngineUnavailable, InvalidRequest
 from serve.metrics import Metrics
 from serve.people import Candidates
+from serve.planning import Options, Taste, base_arm, plan_arms, route_person, with_arms
 from serve.report import Report, strongest
 from serve.service import Service
 from serve.tracing import NO_TRACER, Span, Tracer
 from user_store.errors import StoreError
-from user_store.types import CompletionRecord, Profile, UserKey
+from user_store.types import CompletionRecord, UserKey
 
 logger = logging.getLogger("palate.pipeline")
-
-
-class Taste(Protocol):
-    """What one read of the store says about a person."""
-
-    @property
-    def profile(self) -> Profile:
-        """What they decided about their model."""
-
-    @property
-    def posterior(self) -> Posterior | None:
-        """What is believed about them; None without feedback that counts."""
 
 
 class People(Protocol):
@@ -73,20 +58,6 @@ class People(Protocol):
 
     async def remember(self, record: CompletionRecord) -> None:
         """Keep what an answer was chosen from. Raises StoreError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the request asks of personalization; None leaves it to the operator."""
-
-    best_of: int | None = None
-    strength: float = 1.0
-    weights: Mapping[str, float] = field(default_factory=dict)
-    aggregate: Aggregate = Aggregate.MEAN
-    explore: float | None = None
-    explain: bool = False
-    is_off: bool = False
-    is_halving: bool | None = None
 
 
 @dataclass(slots=True)
@@ -180,7 +151,7 @@ class Pipeline:
             logger.warning("texts are judged by everyone's taste: %s", type(error).__name__)
             report.reason, report.degraded = "degraded", "store"
         with span.stage("route"):
-            report.routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+            report.routes = tuple(route_person(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.is_personalized = any(taste.posterior is not None for taste in tastes)
         if tastes:
             report.reason = "on" if report.is_personalized else "no_feedback"
@@ -225,12 +196,12 @@ class Pipeline:
             report.reason, report.degraded = "degraded", "store"
             return _Plan(request, report, span)
         with span.stage("route"):
-            routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
+            routes = tuple(route_person(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.routes = routes
         if all(route.is_zero for route in routes):
             report.reason = "no_feedback" if options.strength > 0 else "off"
-            report.arms = (_base_arm(artifact),) * request.sampling.n
-            return _Plan(_with_arms(request, artifact, report.arms, BestOf(num_best=request.sampling.n)), report, span)
+            report.arms = (base_arm(artifact),) * request.sampling.n
+            return _Plan(with_arms(request, artifact, report.arms, BestOf(num_best=request.sampling.n)), report, span)
         with span.stage("plan"):
             return _Plan(self._personal_request(request, artifact, options, report), report, span)
 
@@ -241,7 +212,7 @@ class Pipeline:
         num_arms = max(n, options.best_of or config.best_of)
         rng = np.random.default_rng(None if request.sampling.seed is None else request.sampling.seed % 2**63)
         explore = config.explore if options.explore is None else options.explore
-        report.arms = _arms(report.routes, artifact, PlanConfig(num_arms, explore=explore), rng, request, config)
+        report.arms = plan_arms(report.routes, artifact, PlanConfig(num_arms, explore=explore), rng, request, config)
         report.is_personalized, report.reason = True, report.routes[0].steering
         report.attributes = strongest(report.routes[0], artifact)
         is_halving = config.halving if options.is_halving is None else options.is_halving
@@ -255,7 +226,7 @@ class Pipeline:
         )
         if num_arms == 1:  # the person's own arm alone: nothing to choose from
             rules = BestOf()
-        return _with_arms(request, artifact, report.arms, rules)
+        return with_arms(request, artifact, report.arms, rules)
 
     async def _fits(self, artifact: Artifact) -> bool:
         try:
@@ -360,73 +331,3 @@ async def _keep(
         logger.warning("an answer could not be remembered for feedback: %s", type(error).__name__)
     except ValueError:
         logger.info("an answer was too short to be measured")
-
-
-def _route(taste: Taste | None, artifact: Artifact, config: RoutingConfig, options: Options) -> Route:
-    """Route one person; what they pinned or barred is not inferred, and pins count as wishes of their own."""
-    space, names = artifact.space, artifact.population.attribute_names
-    weights, fixed = dict(options.weights), set[str]()
-    if taste is not None and options.strength > 0:
-        pins = {name: level for name, level in taste.profile.pins.items() if name in names}
-        weights, fixed = {**pins, **weights}, {*pins, *taste.profile.bars}
-    posterior = taste.posterior if taste is not None else None
-    rows = [row for row, name in enumerate(names) if name and name in fixed]
-    if posterior is None or not rows:
-        return find_route(posterior, space, config, Wishes(options.strength, weights))
-    inferred = find_route(posterior, space, config, Wishes(options.strength))
-    base = space.population.base_weights
-    wished = find_route(None, space, config, Wishes(0.0, weights)) if weights else None
-    directions = space.response[rows]  # (J, D): what a taste, or a steering, does to the fixed attributes
-    nothing = np.zeros(len(rows))
-    taste_left = inferred.taste.conditioned(directions, nothing)
-    deviation = taste_left.mean - space.prior.conditioned(directions, nothing).mean
-    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * deviation * space.mask
-    judge = inferred.judge.conditioned(directions, directions @ base)
-    if wished is not None:
-        coefficients = coefficients + wished.steering_coefficients
-        judge = judge.affine(1.0, wished.judge.mean - base)
-    coefficients, dose = space.limited(coefficients)
-    return replace(
-        inferred,
-        steering_coefficients=coefficients,
-        dose=dose,
-        steering="explicit" if inferred.dose == 0.0 and dose > 0.0 else inferred.steering,
-        judge=judge,
-        taste=taste_left,
-        anchor=taste_left.mean,
-    )
-
-
-def _arms(
-    routes: Sequence[Route],
-    artifact: Artifact,
-    plan: PlanConfig,
-    rng: np.random.Generator,
-    request: GenerationRequest,
-    config: PersonalizationConfig,
-) -> tuple[Arm, ...]:
-    """Plan the arms of one person, or let several take turns: everyone's own arm before anyone's neighbours."""
-    plans = []
-    for route in routes:
-        instruction = None
-        if request.chat is not None and config.instructions and artifact.instruction_effects is not None:
-            picked = pick_instruction(route.judge, artifact.instruction_effects, config.steering_gate)
-            instruction = None if picked is None else artifact.instructions[picked]
-        plans.append(plan_candidates(route, artifact.space, plan, rng, instruction).arms)
-    if len(plans) == 1:
-        return plans[0]
-    base, *_ = plans[0]
-    if plan.num_arms == 1:
-        return (base,)
-    turns = [arm for rank in zip(*(arms[1:] for arms in plans), strict=True) for arm in rank]
-    return (base, *turns[: plan.num_arms - 1])
-
-
-def _with_arms(request: GenerationRequest, artifact: Artifact, arms: Sequence[Arm], rules: BestOf) -> GenerationRequest:
-    single = msgspec.structs.replace(request.sampling, n=1)
-    engine_arms: tuple[EngineArm, ...] = tuple(artifact.engine_arm(arm) for arm in arms)
-    return msgspec.structs.replace(request, sampling=single, arms=engine_arms, best_of=rules)
-
-
-def _base_arm(artifact: Artifact) -> Arm:
-    return Arm("base", np.zeros(artifact.population.num_features))

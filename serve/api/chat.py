@@ -16,7 +16,8 @@ from serve.api.streaming import Events, event, event_stream, json_response, whil
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, Delta, GenerationRequest, Output, Sampling, TokenLogprob, ToolCallDelta
 from serve.errors import InvalidRequest
-from serve.pipeline import Answer, Options
+from serve.pipeline import Answer
+from serve.planning import Options
 from serve.report import Report
 
 DEGRADED_HEADER = "X-Palate-Degraded"  # names what was away, so that the answer is the base model's

@@ -20,7 +20,7 @@ from serve.api.streaming import json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, MeasureRequest
 from serve.errors import InvalidRequest
-from serve.pipeline import Options
+from serve.planning import Options
 
 router = APIRouter(tags=["rerank"], route_class=StrictJsonRoute)
 MAX_DOCUMENTS = 256

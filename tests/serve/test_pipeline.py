@@ -19,7 +19,8 @@ from serve.engines.scripted_words import features_of_words
 from serve.errors import EngineUnavailable, InvalidRequest
 from serve.metrics import Metrics
 from serve.people import People, Taste
-from serve.pipeline import Options, Pipeline
+from serve.pipeline import Pipeline
+from serve.planning import Options
 from serve.report import Report
 from serve.service import LocalService
 from user_store.errors import NotFound, StoreUnavailable
