@@ -52,7 +52,7 @@ class MakeConfig:
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 14  # directions of taste besides the named ones
     max_dose: float = 0.3
-    num_questions: int = 24
+    num_questions: int = 64
     seed: int = 0
 
 
@@ -78,7 +78,7 @@ class Measured:
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
-@click.option("--features", "num_features", default=160, show_default=True, type=click.IntRange(2), help="P.")
+@click.option("--features", "num_features", default=144, show_default=True, type=click.IntRange(2), help="P.")
 @click.option("--read", "read_layers", default="10,14,21", show_default=True, help="Layers whose states are features.")
 @click.option("--steer", "steered_layer", default=21, show_default=True, type=click.IntRange(0), help="Steered layer.")
 @click.option("--rank", default=14, show_default=True, type=click.IntRange(0), help="Directions besides the named.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.worker_messages import Projection
@@ -28,7 +29,7 @@ class SpaceConfig:
 
     pooled_layers: tuple[int, ...] = (10, 14, 21)
     steered_layer: int = 21
-    num_features: int = 160
+    num_features: int = 144
     max_dose: float = 0.3
     topic_share: float = 0.1  # of the variance between prompts' means that counts; 1 is plain principal components
 
@@ -49,8 +50,10 @@ def make_space(corpus: Corpus, rows: Index, config: SpaceConfig) -> FeatureSpace
     z = (x - mean) / scale
     topics = prompt_means(z, corpus.prompt_numbers()[rows])  # (n, L·H)
     weighed = z - (1.0 - np.sqrt(config.topic_share)) * topics
-    _, _, axes = np.linalg.svd(weighed - weighed.mean(axis=0), full_matrices=False)
-    axes = axes[: config.num_features]  # (P, L·H)
+    weighed -= weighed.mean(axis=0)
+    last = weighed.shape[1] - 1
+    _, columns = eigh(weighed.T @ weighed, subset_by_index=(last - config.num_features + 1, last))
+    axes = columns.T[::-1]  # (P, L·H), largest variance first
     basis = axes / (z @ axes.T).std(axis=0)[:, None]
     states = stack_layers(corpus, (config.steered_layer,))[rows]  # (n, H)
     features = z @ basis.T

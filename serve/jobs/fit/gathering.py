@@ -1,0 +1,100 @@
+"""Everyone's feedback in the store, as one table over engine features. Knows nothing of how populations are fitted.
+
+Privacy: user ids stay in the store; what leaves is numbers. A person counts with at most `max_events` of their newest
+events, so that nobody outweighs the others. Withdrawn, pending and unreadable events do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from router.feedback import FeedbackTable, tabulate
+from router.types import Event, Population
+from serve.artifacts.artifact import Artifact
+from serve.engines.feature_space import FeatureSpace
+from serve.errors import ConfigurationError
+from serve.preferences import Preferences
+from user_store.store import UserStore
+from user_store.types import UserKey
+
+ARRAYS = ("features", "people", "groups", "plus", "minus", "thresholds", "lows", "highs", "weights", "num_outcomes")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """People's feedback and the window it comes from."""
+
+    table: FeedbackTable
+    num_events: int
+    first_at: float  # Unix time in seconds
+    last_at: float
+
+    def save(self, path: Path) -> None:
+        """Write it, aside and renamed."""
+        aside = path.with_name(f".{path.name}")
+        with aside.open("wb") as file:
+            numbers = {"num_people": self.table.num_people, "num_events": self.num_events}
+            times = {"first_at": self.first_at, "last_at": self.last_at}
+            np.savez(file, **{name: getattr(self.table, name) for name in ARRAYS}, **numbers, **times)  # type: ignore[arg-type]
+        aside.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Gathered:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            table = FeedbackTable(**{name: arrays[name] for name in ARRAYS}, num_people=int(arrays["num_people"]))
+            return cls(table, int(arrays["num_events"]), float(arrays["first_at"]), float(arrays["last_at"]))
+
+
+async def gather(
+    store: UserStore, space: FeatureSpace, max_events: int, progress: Callable[[int], object]
+) -> Gathered:
+    """Read every person's log once; `progress` is called with 1 for each.
+
+    Raises:
+        ConfigurationError: nobody's feedback counts in this feature space.
+    """
+    reader = raw_reader(space)
+    people: list[list[Event]] = []
+    times: list[float] = []
+    async for key in _everybody(store):
+        events = await _events_of(store, key, reader)
+        progress(1)
+        if events:
+            people.append(events[-max_events:])
+            times += [event.time_s for event in people[-1]]
+    if not people:
+        raise ConfigurationError(f"The store holds no feedback in feature space {space.id}.")
+    table = tabulate(people)
+    return Gathered(table, sum(map(len, people)), min(times), max(times))
+
+
+def raw_reader(space: FeatureSpace) -> Preferences:
+    """Return a reading of stored feedback whose events carry engine features (P,) as they are."""
+    size = space.num_features
+    population = Population(
+        basis=np.eye(size),
+        center=np.zeros(size),
+        scale=np.ones(size),
+        mixture_weights=np.ones(1),
+        means=np.zeros((1, size)),
+        covariances=np.eye(size)[None],
+        base_weights=np.zeros(size),
+    )
+    return Preferences(Artifact(population, space, response=np.eye(size)))
+
+
+async def _everybody(store: UserStore) -> AsyncIterator[UserKey]:
+    async for tenant in store.list_tenants():
+        async for key in store.iter_users(tenant):
+            yield key
+
+
+async def _events_of(store: UserStore, key: UserKey, reader: Preferences) -> list[Event]:
+    log = await store.read_log(key)
+    told = [event for event in log if not (event.is_withdrawn or event.is_pending)]
+    return [replace(one, target="") for event in told for one in reader.events(event)]
