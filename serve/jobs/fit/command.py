@@ -5,7 +5,6 @@ A killed run goes on with what its last stage left in `--work`. Knows nothing of
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import nullcontext
 from dataclasses import replace

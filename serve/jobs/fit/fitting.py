@@ -1,8 +1,8 @@
 """A population fitted from everyone's feedback on top of the artifact in service.
 
 The parent's directions stay, so that what people were told about their tastes keeps its meaning; further ones and the
-shared reward are learned. The prior is drawn to the parent's as by `parent_people` more people. A prototype stands for at
-least `min_people`. People left out say whether the candidate predicts better. Knows neither stores nor files.
+shared reward are learned. The prior is drawn to the parent's as by `parent_people` more people. A prototype stands for
+at least `min_people`. People left out say whether the candidate predicts better. Knows neither stores nor files.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _own_rows(parent: Artifact) -> Array:
     population = parent.population
     is_shared = population.base_weights != 0.0  # a row that only the shared reward uses is the fit's last one
     is_shared[:-1] = False
-    return population.basis[~is_shared]
+    return np.asarray(population.basis[~is_shared])
 
 
 def drawn_to(fitted: Population, parent: Population, num_people: int, parent_people: float) -> Population:

@@ -50,9 +50,7 @@ class Gathered:
             return cls(table, int(arrays["num_events"]), float(arrays["first_at"]), float(arrays["last_at"]))
 
 
-async def gather(
-    store: UserStore, space: FeatureSpace, max_events: int, progress: Callable[[int], object]
-) -> Gathered:
+async def gather(store: UserStore, space: FeatureSpace, max_events: int, progress: Callable[[int], object]) -> Gathered:
     """Read every person's log once; `progress` is called with 1 for each.
 
     Raises:

@@ -44,10 +44,13 @@ def own_server(config: Config) -> Iterator[str]:
             process = subprocess.Popen(  # noqa: S603 - a command line made here
                 command, env=dict(os.environ), stdout=log, stderr=log, start_new_session=True
             )
+            # Being asked to end must not leave the server behind.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
             try:
                 _wait_until_ready(f"http://127.0.0.1:{port}", process, folder / "log")
                 yield f"http://127.0.0.1:{port}"
             finally:
+                signal.signal(signal.SIGTERM, before)
                 process.send_signal(signal.SIGTERM)
                 try:
                     process.wait(STOP_TIMEOUT_S)

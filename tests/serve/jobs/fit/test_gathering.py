@@ -35,7 +35,7 @@ async def test_everybodys_newest_events_in_engine_features(tmp_path: Path) -> No
     told = judgements(2, 5)[4]  # of the first person in order of tenants and ids
     assert told.evidence is not None
     chosen = gathered.table.features[gathered.table.plus]
-    assert np.abs(chosen - told.evidence["chosen"]).max(axis=1).min() < 1e-6
+    assert np.abs(chosen - np.asarray(told.evidence["chosen"], np.float64)).max(axis=1).min() < 1e-6
 
 
 async def test_what_was_gathered_can_be_kept(tmp_path: Path) -> None:
