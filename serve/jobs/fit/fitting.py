@@ -1,8 +1,9 @@
 """A population fitted from everyone's feedback on top of the artifact in service.
 
 The parent's directions stay, so that what people were told about their tastes keeps its meaning; further ones and the
-shared reward are learned. The prior is drawn to the parent's as by `parent_people` more people. A prototype stands for
-at least `min_people`. People left out say whether the candidate predicts better. Knows neither stores nor files.
+shared reward are learned. The prior is drawn to the parent's as by `parent_people` more people, and further where one
+person would move it too much. A prototype stands for at least `min_people`. People left out say whether the candidate
+predicts better. Knows neither stores nor files.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from router.basis import BasisConfig
 from router.feedback import FeedbackTable
 from router.held_out import GroupReport, report_groups
-from router.population import FeatureLayout, FitConfig, MapPeople, fit_population
+from router.population import HERE, FeatureLayout, FitConfig, Run, fit_population
 from router.types import Array, Population
 from serve.artifacts.artifact import Artifact
 from serve.errors import ConfigurationError
+from serve.jobs.fit.influence import capped, largest_move
 
 PROTOTYPES = (1, 2, 4, 8)
 LONG_ENOUGH = 4  # events of a person who can say something about the fit
@@ -32,6 +34,8 @@ class RefitConfig:
     people_per_direction: int = 50  # fewer people teach fewer directions
     min_people: int = 20  # of a prototype, and in all
     parent_people: float = 50.0  # how many people the parent's prior counts for
+    max_share: float = 0.05  # of all evidence that one person may hold
+    max_move: float = 0.25  # logits by which one person's removal may change a prototype's reward of answers
     held_out_share: float = 0.2
     em_iterations: int = 10
     seed: int = 0
@@ -51,10 +55,19 @@ class Verdict:
         return {name: getattr(self, name) for name in ("accuracy", "log_loss", "worst_log_loss", "num_people")}
 
 
-def refit(
-    parent: Artifact, table: FeedbackTable, config: RefitConfig, map_people: MapPeople = map
-) -> tuple[Artifact, Verdict, Verdict]:
-    """Fit an artifact; return it with the verdicts on it and on the parent, over the same held-out people.
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """What a fit came to."""
+
+    artifact: Artifact
+    candidate: Verdict
+    parent: Verdict  # on the same held-out people
+    move: float  # of a prototype's reward by one person's removal, in logits
+    parent_share: float  # of the prior
+
+
+def refit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run = HERE) -> Refit:
+    """Fit an artifact; judge it and the parent on the same held-out people.
 
     The candidate that is judged is fitted without them; the one returned, with everybody.
 
@@ -71,20 +84,21 @@ def refit(
         )
     held_out = np.sort(np.random.default_rng(config.seed).permutation(told)[:num_held_out])
     others = np.setdiff1d(np.arange(table.num_people), held_out)
-    judged = _fit(parent, table.subset(others), config, map_people)
+    judged, _, _ = _fit(parent, table.subset(others), config, run)
     questions = table.subset(held_out)
-    candidate = _verdict(judged, questions), _verdict(parent.population, questions)
-    population = _fit(parent, table, config, map_people)
-    return _artifact(parent, population, table), *candidate
+    population, move, share = _fit(parent, table, config, run)
+    return Refit(
+        artifact=_artifact(parent, population, table),
+        candidate=_verdict(judged, questions),
+        parent=_verdict(parent.population, questions),
+        move=move,
+        parent_share=share,
+    )
 
 
-def influence(table: FeedbackTable) -> float:
-    """Return the largest share of all evidence that one person holds, by weight."""
-    weights = np.bincount(table.people, table.weights, minlength=table.num_people)
-    return float(weights.max() / weights.sum())
-
-
-def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, map_people: MapPeople) -> Population:
+def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) -> tuple[Population, float, float]:
+    """Return the population, how far one person moves it, and the parent's share in its prior."""
+    table = capped(table, config.max_share)
     population = parent.population
     P = len(population.center)
     rank = min(config.rank, table.num_people // config.people_per_direction)
@@ -98,11 +112,16 @@ def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, map_people
         names=population.attribute_names[: len(_own_rows(parent))] or ("",) * len(_own_rows(parent)),
     )
     fitting = FitConfig(BasisConfig(rank=rank), tuple(sizes), em_iterations=config.em_iterations)
-    fitted, _ = fit_population(table, own, fitting, config.seed, map_people)
+    fitted, _ = fit_population(table, own, fitting, config.seed, run)
     smallest = float(fitted.mixture_weights.min()) * table.num_people
     if fitted.num_prototypes > 1 and smallest < config.min_people:
-        fitted, _ = fit_population(table, own, replace(fitting, num_prototypes=(1,)), config.seed, map_people)
-    return drawn_to(fitted, population, table.num_people, config.parent_people)
+        fitted, _ = fit_population(table, own, replace(fitting, num_prototypes=(1,)), config.seed, run)
+    move = largest_move(fitted, table, fitting, run.map_people, config.max_move)
+    share = config.parent_people / (config.parent_people + table.num_people)
+    share = max(
+        share, 1.0 - config.max_move / max(move, config.max_move)
+    )  # everything moves by what is not the parent's
+    return drawn_to(fitted, population, share), (1.0 - share) * move, share
 
 
 def _own_rows(parent: Artifact) -> Array:
@@ -113,25 +132,35 @@ def _own_rows(parent: Artifact) -> Array:
     return np.asarray(population.basis[~is_shared])
 
 
-def drawn_to(fitted: Population, parent: Population, num_people: int, parent_people: float) -> Population:
-    """Return the fitted prior, averaged in the parent's directions with the parent's as by so many more people."""
+def drawn_to(fitted: Population, parent: Population, share: float) -> Population:
+    """Return the fitted prior averaged with the parent's, which counts for `share` of it.
+
+    In directions that the parent does not have, its prior is that nobody deviates.
+    """
     D = min(len(parent.basis), len(fitted.basis))
     shared = int(np.sum(np.all(np.isclose(fitted.basis[:D], parent.basis[:D]), axis=1)))
-    share = parent_people / (parent_people + num_people)
-    mean = parent.mixture_weights @ parent.means
-    centered = parent.means - mean
-    spread = np.einsum("k,kij->ij", parent.mixture_weights, parent.covariances)
+    mean = parent.mixture_weights @ parent.prior_means  # (L,)
+    centered = parent.prior_means - mean
+    spread = np.einsum("k,kij->ij", parent.mixture_weights, parent.prior_covariances)
     spread = spread + (parent.mixture_weights[:, None] * centered).T @ centered
-    means, covariances = np.array(fitted.means), np.array(fitted.covariances)
-    means[:, :shared] = (1.0 - share) * means[:, :shared] + share * mean[:shared]
-    # A convex combination of positive definite matrices; the rest of the parent's is nothing, so it only scales.
-    old = np.array(covariances)
-    old[:, :shared, :] = 0.0
-    old[:, :, :shared] = 0.0
-    old[:, :shared, :shared] = spread[:shared, :shared]
+    means, covariances = np.array(fitted.prior_means), np.array(fitted.prior_covariances)
+    own = [*range(shared), parent.num_features]  # and the threshold
+    there = [*range(shared), fitted.num_features]
+    means *= 1.0 - share
+    means[:, there] += share * mean[own]
+    old = np.zeros_like(covariances)  # a convex combination with it stays positive definite
+    rows, columns = np.ix_(there, there)
+    old[:, rows, columns] = spread[np.ix_(own, own)]
     covariances = (1.0 - share) * covariances + share * old
-    crossed = None if fitted.threshold_covariances is None else (1.0 - share) * fitted.threshold_covariances
-    return replace(fitted, means=means, covariances=covariances, threshold_covariances=crossed)
+    return replace(
+        fitted,
+        means=means[:, :-1],
+        covariances=covariances[:, :-1, :-1],
+        threshold_means=means[:, -1],
+        threshold_variances=covariances[:, -1, -1],
+        threshold_covariances=covariances[:, :-1, -1],
+        drift_half_life_s=parent.drift_half_life_s,
+    )
 
 
 def _verdict(population: Population, questions: FeedbackTable) -> Verdict:

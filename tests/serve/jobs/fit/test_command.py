@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,8 @@ from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load, save
 from serve.cli import palate
 from serve.home import Home
+from serve.jobs.fit.command import GATHERED, _work_folder
+from serve.jobs.fit.fitting import RefitConfig
 from serve.jobs.fit.workers import CHUNK, counted
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.jobs.fit.cases import PARENT, fill
@@ -27,7 +34,8 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-def test_fit_publish_and_go_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("PALATE_HOME", str(tmp_path))
     save(PARENT, manifest_of(PARENT), tmp_path / "artifacts")
 
@@ -37,8 +45,10 @@ def test_fit_publish_and_go_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
         await store.close()
 
     asyncio.run(prepare())
-    url = f"sqlite://{tmp_path}/palate.db"
-    options = ["--url", url, "--from", "a1", "--rank", "1", "--work", str(tmp_path / "work")]
+    return ["--url", f"sqlite://{tmp_path}/palate.db", "--from", "a1", "--rank", "1"]
+
+
+def test_a_fit_is_judged_described_and_published(tmp_path: Path, options: list[str]) -> None:
     output = run("fit", *options)
     assert "better than its parent" in output
     version = Path(output.strip().splitlines()[-1]).name
@@ -46,12 +56,44 @@ def test_fit_publish_and_go_on_where_it_stopped(tmp_path: Path, monkeypatch: pyt
     assert entry.manifest.parents == ("a1",)
     assert entry.manifest.data["people"] == 40
     assert entry.manifest.data["largest_share_of_a_person"] == pytest.approx(1 / 40)
+    assert 0.0 < entry.manifest.data["largest_move_by_a_person"] <= 0.25
     assert load(entry.folder).audit == PARENT.audit
     run("artifacts", "publish", version)
-    # What was gathered is kept: without the store the same run goes on from there, and finds the same.
-    (tmp_path / "palate.db").unlink()
-    again = CliRunner().invoke(palate, ["fit", *options])
-    assert "written once" in str(again.exception)
+    assert not list((tmp_path / "fit").iterdir())  # people's numbers do not outlive the run
+
+
+def test_a_killed_fit_goes_on(tmp_path: Path, options: list[str]) -> None:
+    environment = dict(os.environ) | {"PALATE_HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", "fit", *options], env=environment, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 60.0
+        while len(list((tmp_path / "fit").glob("*/[0-9]*.npz"))) < 8:
+            assert process.poll() is None, "the fit ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    assert stat.S_IMODE(next((tmp_path / "fit").iterdir()).stat().st_mode) == 0o700
+    (tmp_path / "palate.db").rename(tmp_path / "away.db")  # nothing is read twice
+    output = run("fit", *options)
+    assert int(output.split(" steps were taken over")[0].split()[-1]) >= 8
+    assert "better than its parent" in output
+
+
+def test_what_was_gathered_long_ago_is_gathered_again(tmp_path: Path, options: list[str]) -> None:
+    url = options[1]
+    config = RefitConfig(rank=1)
+    folder = _work_folder(Home(tmp_path), "a1", url, 200, config)
+    (folder / GATHERED).write_bytes(b"old")
+    assert _work_folder(Home(tmp_path), "a1", url, 200, config) == folder
+    assert (folder / GATHERED).exists()
+    os.utime(folder / GATHERED, (0.0, 0.0))
+    _work_folder(Home(tmp_path), "a1", url, 200, config)
+    assert not (folder / GATHERED).exists()
+    assert _work_folder(Home(tmp_path), "a1", url, 100, config) != folder
 
 
 def test_progress_counts_people_in_order() -> None:
