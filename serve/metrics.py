@@ -113,6 +113,9 @@ class Metrics:
         self.artifact = self._gauge(
             "palate_artifact_info", "1 for the artifact in service.", ("version",), how="livemax"
         )
+        self.artifact_refusals = self._counter(
+            "palate_artifact_refusals", "Published artifacts that could not be used; the one before serves on."
+        )
         self.answers = self._counter(
             "palate_answers", "Chat answers by whether and why they were personalized.", ("reason",)
         )

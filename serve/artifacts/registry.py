@@ -25,6 +25,7 @@ from serve.home import Home
 JOURNAL = "in-service.json"
 SHIPPED = Path(__file__).parent / "default"
 MAX_REMEMBERED = 100  # publications a model
+Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def find_artifact(config: Config, home: Home) -> Artifact | None:
     if not personalization.enabled:
         return None
     if config.engine.kind == "scripted":
-        return scripted_artifact(config.model.name)
+        return _scripted(config.model.name, home)
     if personalization.artifact is None:
         return load_in_service(home, model_name)
     artifact = load(personalization.artifact)
@@ -187,6 +188,24 @@ class Registry:
         with (self.home.artifacts / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def signature(home: Home) -> Signature:
+    """Return what changes whenever something is published or rolled back; one `stat`."""
+    try:
+        found = (home.artifacts / JOURNAL).stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _scripted(model_name: str, home: Home) -> Artifact:
+    """Load what was published for the scripted engine; its own artifact where that is nothing or a real model's."""
+    own = scripted_artifact(model_name)
+    version = Registry(home).in_service(model_name)
+    if version is None or read_manifest(home.artifacts / version).feature_space != own.feature_space.id:
+        return own
+    return load(home.artifacts / version)
 
 
 def _shipped_folder(model_name: str, shipped: Path) -> Path | None:

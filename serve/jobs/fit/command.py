@@ -27,7 +27,6 @@ from serve.artifacts.storage import Manifest, load, save, version_of
 from serve.home import Home
 from serve.jobs.fit.fitting import Refit, RefitConfig, refit
 from serve.jobs.fit.gathering import Gathered, gather
-from serve.jobs.fit.influence import capped, largest_share
 from serve.jobs.fit.resuming import Steps
 from serve.jobs.fit.workers import counted, ray_workers
 from serve.jobs.learning.make import command_line
@@ -91,7 +90,7 @@ def fit(
         ray_workers(ray_address, workers) if ray_address or workers else nullcontext(map) as map_people,
         tqdm(unit=" people", desc="E-steps", file=sys.stderr) as bar,
     ):
-        found = refit(parent, table, config, Run(counted(_as_map(map_people), bar.update), steps))
+        found = refit(parent, table, gathered.places, config, Run(counted(_as_map(map_people), bar.update), steps))
     if steps.num_recalled:
         click.echo(f"{steps.num_recalled} steps were taken over from a run that was broken off", err=True)
     artifact = found.artifact
@@ -105,12 +104,13 @@ def fit(
         command=command_line(),
         parents=(parent.version,),
         data={
-            "people": table.num_people,
+            "people": found.num_people,
+            "held_out_share": config.held_out_share,
             "events": gathered.num_events,
             "first_at": gathered.first_at,
             "last_at": gathered.last_at,
             "max_events_a_person": max_events,
-            "largest_share_of_a_person": largest_share(capped(table, max_share)),
+            "largest_share_of_a_person": found.largest_share,
             "largest_move_by_a_person": found.move,
             "parent_share_of_prior": found.parent_share,
         },

@@ -20,10 +20,11 @@ from router.population import HERE, FeatureLayout, FitConfig, Run, fit_populatio
 from router.types import Array, Population
 from serve.artifacts.artifact import Artifact
 from serve.errors import ConfigurationError
-from serve.jobs.fit.influence import capped, largest_move
+from serve.jobs.fit.influence import capped, largest_move, largest_share
 
 PROTOTYPES = (1, 2, 4, 8)
 LONG_ENOUGH = 4  # events of a person who can say something about the fit
+FEWEST_JUDGES = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RefitConfig:
     parent_people: float = 50.0  # how many people the parent's prior counts for
     max_share: float = 0.05  # of all evidence that one person may hold
     max_move: float = 0.25  # logits by which one person's removal may change a prototype's reward of answers
-    held_out_share: float = 0.2
+    held_out_share: float = 0.2  # of people, by their places
     em_iterations: int = 10
     seed: int = 0
 
@@ -64,41 +65,41 @@ class Refit:
     parent: Verdict  # on the same held-out people
     move: float  # of a prototype's reward by one person's removal, in logits
     parent_share: float  # of the prior
+    largest_share: float  # of the evidence, that one person holds
+    num_people: int  # learned from
 
 
-def refit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run = HERE) -> Refit:
-    """Fit an artifact; judge it and the parent on the same held-out people.
-
-    The candidate that is judged is fitted without them; the one returned, with everybody.
+def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitConfig, run: Run = HERE) -> Refit:
+    """Fit an artifact to the people whose `places` (U,) are not among the lowest; these judge it and its parent.
 
     Raises:
         ConfigurationError: too few people.
     """
-    counts = np.bincount(table.people, minlength=table.num_people)
-    told = np.flatnonzero(counts >= LONG_ENOUGH)
-    num_held_out = round(config.held_out_share * len(told))
-    if len(told) - num_held_out < config.min_people or num_held_out < 2:
+    told = np.bincount(table.people, minlength=table.num_people) >= LONG_ENOUGH
+    is_held_out = places < config.held_out_share
+    held_out = np.flatnonzero(told & is_held_out)
+    num_told = int((told & ~is_held_out).sum())
+    if num_told < config.min_people or len(held_out) < FEWEST_JUDGES:
         raise ConfigurationError(
-            f"{len(told)} people gave {LONG_ENOUGH} judgements or more; at least "
-            f"{int(np.ceil(config.min_people / (1.0 - config.held_out_share)))} are needed."
+            f"{num_told} people to learn from and {len(held_out)} held out gave {LONG_ENOUGH} judgements or more; "
+            f"at least {config.min_people} and {FEWEST_JUDGES} are needed."
         )
-    held_out = np.sort(np.random.default_rng(config.seed).permutation(told)[:num_held_out])
-    others = np.setdiff1d(np.arange(table.num_people), held_out)
-    judged, _, _ = _fit(parent, table.subset(others), config, run)
+    learned = capped(table.subset(np.flatnonzero(~is_held_out)), config.max_share)
     questions = table.subset(held_out)
-    population, move, share = _fit(parent, table, config, run)
+    population, move, share = _fit(parent, learned, config, run)
     return Refit(
-        artifact=_artifact(parent, population, table),
-        candidate=_verdict(judged, questions),
+        artifact=_artifact(parent, population, learned),
+        candidate=_verdict(population, questions),
         parent=_verdict(parent.population, questions),
         move=move,
         parent_share=share,
+        largest_share=largest_share(learned),
+        num_people=learned.num_people,
     )
 
 
 def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) -> tuple[Population, float, float]:
     """Return the population, how far one person moves it, and the parent's share in its prior."""
-    table = capped(table, config.max_share)
     population = parent.population
     P = len(population.center)
     rank = min(config.rank, table.num_people // config.people_per_direction)

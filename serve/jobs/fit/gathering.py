@@ -1,11 +1,13 @@
 """Everyone's feedback in the store, as one table over engine features. Knows nothing of how populations are fitted.
 
 Privacy: user ids stay in the store; what leaves is numbers. A person counts with at most `max_events` of their newest
-events, so that nobody outweighs the others. Withdrawn, pending and unreadable events do not count.
+events, so that nobody outweighs the others. Withdrawn, pending and unreadable events do not count. A hash of a
+person's id says where they fall; the lowest share is never fitted to, by any fit, and judges every version.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from router.feedback import FeedbackTable, tabulate
-from router.types import Event, Population
+from router.types import Array, Event, Population
 from serve.artifacts.artifact import Artifact
 from serve.engines.feature_space import FeatureSpace
 from serve.errors import ConfigurationError
@@ -29,6 +31,7 @@ class Gathered:
     """People's feedback and the window it comes from."""
 
     table: FeedbackTable
+    places: Array  # (U,) in [0, 1), by hash of their ids
     num_events: int
     first_at: float  # Unix time in seconds
     last_at: float
@@ -39,7 +42,8 @@ class Gathered:
         with aside.open("wb") as file:
             numbers = {"num_people": self.table.num_people, "num_events": self.num_events}
             times = {"first_at": self.first_at, "last_at": self.last_at}
-            np.savez(file, **{name: getattr(self.table, name) for name in ARRAYS}, **numbers, **times)  # type: ignore[arg-type]
+            arrays = {name: getattr(self.table, name) for name in ARRAYS} | {"places": self.places}
+            np.savez(file, **arrays, **numbers, **times)  # type: ignore[arg-type]
         aside.rename(path)
 
     @classmethod
@@ -47,7 +51,8 @@ class Gathered:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             table = FeedbackTable(**{name: arrays[name] for name in ARRAYS}, num_people=int(arrays["num_people"]))
-            return cls(table, int(arrays["num_events"]), float(arrays["first_at"]), float(arrays["last_at"]))
+            window = float(arrays["first_at"]), float(arrays["last_at"])
+            return cls(table, arrays["places"], int(arrays["num_events"]), *window)
 
 
 async def gather(store: UserStore, space: FeatureSpace, max_events: int, progress: Callable[[int], object]) -> Gathered:
@@ -58,17 +63,25 @@ async def gather(store: UserStore, space: FeatureSpace, max_events: int, progres
     """
     reader = raw_reader(space)
     people: list[list[Event]] = []
+    places: list[float] = []
     times: list[float] = []
     async for key in _everybody(store):
         events = await _events_of(store, key, reader)
         progress(1)
         if events:
             people.append(events[-max_events:])
+            places.append(place_of(key))
             times += [event.time_s for event in people[-1]]
     if not people:
         raise ConfigurationError(f"The store holds no feedback in feature space {space.id}.")
     table = tabulate(people)
-    return Gathered(table, sum(map(len, people)), min(times), max(times))
+    return Gathered(table, np.array(places), sum(map(len, people)), min(times), max(times))
+
+
+def place_of(key: UserKey) -> float:
+    """Return where a person falls, in [0, 1): the same in every run and every store."""
+    digest = hashlib.sha256(f"held out\0{key.tenant}\0{key.user}".encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
 
 
 def raw_reader(space: FeatureSpace) -> Preferences:

@@ -54,8 +54,11 @@ def test_a_fit_is_judged_described_and_published(tmp_path: Path, options: list[s
     version = Path(output.strip().splitlines()[-1]).name
     entry = Registry(Home(tmp_path)).entry(version)
     assert entry.manifest.parents == ("a1",)
-    assert entry.manifest.data["people"] == 40
-    assert entry.manifest.data["largest_share_of_a_person"] == pytest.approx(1 / 40)
+    data = entry.manifest.data
+    held_out = entry.manifest.metrics["held_out"]["num_people"]
+    assert data["people"] + held_out == 40
+    assert 2 <= held_out <= 16
+    assert data["largest_share_of_a_person"] == pytest.approx(1 / data["people"])
     assert 0.0 < entry.manifest.data["largest_move_by_a_person"] <= 0.25
     assert load(entry.folder).audit == PARENT.audit
     run("artifacts", "publish", version)

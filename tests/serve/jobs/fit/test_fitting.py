@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from router.feedback import FeedbackTable, tabulate
+from router.types import Array
 from serve.errors import ConfigurationError
 from serve.jobs.fit.fitting import Refit, RefitConfig, drawn_to, refit
 from serve.jobs.fit.gathering import raw_reader
@@ -22,9 +23,14 @@ def table_of(num_people: int, num_events: int = 16) -> FeedbackTable:
     return tabulate([[one for event in events for one in reader.events(event)] for events in people])
 
 
+def places(num_people: int) -> Array:
+    """Every fifth person is held out."""
+    return np.where(np.arange(num_people) % 5 == 1, 0.0, 0.5)
+
+
 @pytest.fixture(scope="module")
 def fitted() -> Refit:
-    return refit(PARENT, table_of(60), CONFIG)
+    return refit(PARENT, table_of(60), places(60), CONFIG)
 
 
 def test_a_taste_that_the_parent_does_not_know_is_learned(fitted: Refit) -> None:
@@ -36,6 +42,10 @@ def test_a_taste_that_the_parent_does_not_know_is_learned(fitted: Refit) -> None
     assert cosine > 0.9
 
 
+def test_the_held_out_judge_and_do_not_teach(fitted: Refit) -> None:
+    assert (fitted.num_people, fitted.candidate.num_people) == (48, 12)
+
+
 def test_named_directions_stay_what_they_were(fitted: Refit) -> None:
     population = fitted.artifact.population
     assert population.attribute_names[:2] == ("concise", "formal")
@@ -45,7 +55,7 @@ def test_named_directions_stay_what_they_were(fitted: Refit) -> None:
 
 
 def test_the_prior_is_drawn_to_the_parents() -> None:
-    fit = refit(PARENT, table_of(30), replace(CONFIG, rank=0)).artifact.population
+    fit = refit(PARENT, table_of(30), places(30), replace(CONFIG, rank=0)).artifact.population
     parent = PARENT.population
     near = drawn_to(fit, parent, 0.9999)
     np.testing.assert_allclose(near.means[0, :2], (parent.mixture_weights @ parent.means)[:2], atol=1e-2)
@@ -54,11 +64,11 @@ def test_the_prior_is_drawn_to_the_parents() -> None:
 
 
 def test_what_one_person_may_move_draws_it_to_the_parents(fitted: Refit) -> None:
-    strict = refit(PARENT, table_of(60), replace(CONFIG, max_move=0.01))
+    strict = refit(PARENT, table_of(60), places(60), replace(CONFIG, max_move=0.01))
     assert strict.parent_share > fitted.parent_share
     assert strict.move <= 0.01 < fitted.move <= CONFIG.max_move
 
 
 def test_too_few_people_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="at least 25 are needed"):
-        refit(PARENT, table_of(20), CONFIG)
+    with pytest.raises(ConfigurationError, match="16 people to learn from and 4 held out"):
+        refit(PARENT, table_of(20), places(20), CONFIG)

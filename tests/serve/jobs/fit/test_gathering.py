@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve.errors import ConfigurationError
-from serve.jobs.fit.gathering import Gathered, gather
+from serve.jobs.fit.gathering import Gathered, gather, place_of
 from tests.serve.jobs.fit.cases import PARENT, fill, judgements
 from tests.user_store.samples import NOW, event
 from user_store.sqlite_store import open_sqlite
@@ -48,6 +48,13 @@ async def test_what_was_gathered_can_be_kept(tmp_path: Path) -> None:
     assert (found.num_events, found.first_at, found.last_at) == (12, gathered.first_at, gathered.last_at)
     np.testing.assert_array_equal(found.table.features, gathered.table.features)
     np.testing.assert_array_equal(found.table.people, gathered.table.people)
+    np.testing.assert_array_equal(found.places, gathered.places)
+
+
+def test_places_are_spread_and_stay() -> None:
+    places = np.array([place_of(UserKey("t", f"u{number}")) for number in range(2000)])
+    assert np.abs(np.histogram(places, 10, (0.0, 1.0))[0] - 200).max() < 60  # four standard deviations
+    assert place_of(UserKey("t", "u1")) == places[1] != place_of(UserKey("s", "u1"))
 
 
 async def test_feedback_of_another_feature_space_does_not_count(tmp_path: Path) -> None:
