@@ -200,6 +200,7 @@ palate.add_command(
                 "serve.jobs.simulated.command:simulated",
                 "People with hidden tastes, served and measured.",
             ),
+            "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
         },
     )
@@ -217,6 +218,7 @@ palate.add_command(
             "make": ("serve.jobs.learning.make:make", "Make one from a corpus and simulated people."),
             "publish": ("serve.artifacts.command:publish_command", "Put a version into service."),
             "rollback": ("serve.artifacts.command:rollback_command", "Return to the version that served before."),
+            "history": ("serve.artifacts.command:history_command", "Publications and rollbacks."),
             "verify": ("serve.artifacts.command:verify_command", "Check every file of a version."),
         },
     )

@@ -1,7 +1,8 @@
 """Which artifact serves which model: versions below `PALATE_HOME/artifacts`, and a journal of publications.
 
 `in-service.json` holds for each model the versions published so far, newest last, "" standing for the shipped default;
-it is replaced in one rename, so a reader sees one or the other. Knows no engines or servers.
+it is replaced in one rename, so a reader sees one or the other. `history.jsonl` keeps every publication and rollback,
+with what spoke against it. Knows no engines or servers.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.rulings import fingerprint, read_ruling
 from serve.artifacts.scripted import scripted_artifact
 from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
 from serve.config import Config
@@ -23,6 +26,7 @@ from serve.errors import ConfigurationError
 from serve.home import Home
 
 JOURNAL = "in-service.json"
+HISTORY = "history.jsonl"
 SHIPPED = Path(__file__).parent / "default"
 MAX_REMEMBERED = 100  # publications a model
 Signature = tuple[int, int, int]
@@ -109,29 +113,55 @@ class Registry:
             raise ConfigurationError(f"There is no one artifact '{version}'; there are: {known}.")
         return named[0]
 
+    def serving(self, model_name: str) -> Entry | None:
+        """Find what serves a model, the shipped one included; None if nothing does."""
+        return next((one for one in self.entries() if one.is_in_service and one.manifest.model == model_name), None)
+
     def in_service(self, model_name: str) -> str | None:
         """Give the version published last for a model; None while the shipped one serves."""
         versions = self._journal().get(model_name, [])
         return (versions[-1] or None) if versions else None
 
     def publish(self, version: str, *, is_forced: bool = False) -> Manifest:
-        """Put a version into service, after checking every file of it.
+        """Put a version into service, after checking every file of it; written down, forced or not.
 
         Raises:
             ConfigurationError: it is damaged; or, unless forced, it was fitted in another feature space than the one in
-                service: engines would have to restart, and features kept with feedback could not be carried over.
+                service, or was not ruled to be better than that. Where nothing serves, and for the shipped one, no
+                ruling is needed.
         """
         entry = self.entry(version)
         manifest = verify(entry.folder)
-        serving = [one for one in self.entries() if one.is_in_service and one.manifest.model == manifest.model]
-        spaces = {one.manifest.feature_space for one in serving} - {manifest.feature_space}
-        if spaces and not is_forced:
-            raise ConfigurationError(
-                f"{version} was fitted in feature space {manifest.feature_space}, not in {spaces.pop()} as the one in "
-                "service: engines must restart and feedback be read anew. Use --force if that is meant."
-            )
+        serving = self.serving(manifest.model)
+        objection = "" if serving is None or entry.is_shipped else self._objection(entry, serving)
+        if objection and not is_forced:
+            raise ConfigurationError(f"{objection} Use --force if that is meant.")
         self._append(manifest.model, "" if entry.is_shipped else version)
+        before = None if serving is None else serving.manifest.version
+        self._note(manifest.model, "publish", version, before, is_forced=is_forced, objection=objection)
         return manifest
+
+    def history(self) -> list[dict[str, Any]]:
+        """List publications and rollbacks, oldest first."""
+        path = self.home.artifacts / HISTORY
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _objection(self, entry: Entry, serving: Entry) -> str:
+        """Say why a version should not replace the one in service; nothing if it may."""
+        version, before = entry.manifest.version, serving.manifest.version
+        if entry.manifest.feature_space != serving.manifest.feature_space:
+            return (
+                f"{version} was fitted in feature space {entry.manifest.feature_space}, not in "
+                f"{serving.manifest.feature_space} as {before}, which serves: engines must restart, and feedback be "
+                "read anew."
+            )
+        if version == before:
+            return ""
+        ruling = read_ruling(self.home.artifacts, version)
+        if ruling is None or ruling.against != before or ruling.fingerprint != fingerprint(entry.folder):
+            command = f"palate evaluate release {version}"
+            return f"{version} was not compared with {before}, which serves: `{command}` does that."
+        return "" if ruling.is_passed else f"{version} should not replace {before}: {'; '.join(ruling.reasons)}."
 
     def rollback(self, model_name: str) -> str:
         """Return to what served before the last publication; give its version, or `` for the shipped one.
@@ -149,6 +179,7 @@ class Registry:
                 verify(self.home.artifacts / before)
             journal[model_name] = versions[:-1]
             self._write(journal)
+        self._note(model_name, "rollback", before, versions[-1], is_forced=False, objection="")
         return before
 
     def _folders(self) -> Iterator[tuple[Path, bool]]:
@@ -173,6 +204,15 @@ class Registry:
             journal = self._journal()
             journal[model_name] = [*journal.get(model_name, []), version][-MAX_REMEMBERED:]
             self._write(journal)
+
+    def _note(
+        self, model_name: str, action: str, version: str, before: str | None, *, is_forced: bool, objection: str
+    ) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row: dict[str, object] = {"at": now, "model": model_name, "action": action, "version": version}
+        row |= {"before": before, "is_forced": is_forced, "objection": objection}
+        with self._locked(), (self.home.artifacts / HISTORY).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def _write(self, journal: dict[str, list[str]]) -> None:
         path = self.home.artifacts / JOURNAL

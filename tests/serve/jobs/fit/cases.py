@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from serve.artifacts.artifact import Artifact
 from serve.preferences import Preferences
 from tests.serve.artifacts_for_tests import P, make_artifact
 from tests.user_store.samples import NOW, event
@@ -11,6 +14,14 @@ from user_store.sqlite_store import SqliteStore
 from user_store.types import FeedbackEvent, FeedbackKind, UserKey
 
 PARENT = make_artifact()
+
+
+def knowing(version: str = "knowing") -> Artifact:
+    """An artifact that knows in what these people differ, which the parent does not."""
+    population = PARENT.population
+    basis = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.5]])
+    covariances = np.stack([np.diag([1.0, 1.0, 16.0])] * 2)
+    return replace(PARENT, population=replace(population, basis=basis, covariances=covariances, version=version))
 
 
 def judgements(person: int, num: int, seed: int = 0) -> list[FeedbackEvent]:

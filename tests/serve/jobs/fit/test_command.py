@@ -61,7 +61,7 @@ def test_a_fit_is_judged_described_and_published(tmp_path: Path, options: list[s
     assert data["largest_share_of_a_person"] == pytest.approx(1 / data["people"])
     assert 0.0 < entry.manifest.data["largest_move_by_a_person"] <= 0.25
     assert load(entry.folder).audit == PARENT.audit
-    run("artifacts", "publish", version)
+    assert f"{version} serves" in run("artifacts", "publish", version)  # nothing served this model
     assert not list((tmp_path / "fit").iterdir())  # people's numbers do not outlive the run
 
 
