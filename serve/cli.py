@@ -194,6 +194,19 @@ palate.add_command(
 
 palate.add_command(
     LazyGroup(
+        "experiments",
+        help="A candidate on a share of people.",
+        lazy={
+            "start": ("serve.jobs.experiments.command:start_command", "Try a candidate on a share of people."),
+            "show": ("serve.jobs.experiments.command:show_command", "What people think so far."),
+            "stop": ("serve.jobs.experiments.command:stop_command", "End it and keep what was found."),
+        },
+    )
+)
+
+
+palate.add_command(
+    LazyGroup(
         "evaluate",
         help="How well people's tastes are known and served.",
         lazy={

@@ -303,6 +303,9 @@ class FeedbackDesk:
         posterior = self.people.in_service.reading(state).preferences.posterior(state) if state else None
         prototype = NO_PROTOTYPE if posterior is None else str(int(posterior.responsibilities.argmax()))
         arm = records[0].arms[rows[min(choice, len(rows) - 1)]]
+        assignment = self.people.in_service.assignment(event.key)
+        if assignment is not None:
+            self._metrics.experiment_thumbs.labels(*assignment, "up" if event.value == 1 else "down").inc()
         self._metrics.thumbs.labels("up" if event.value == 1 else "down", arm, prototype).inc()
 
 

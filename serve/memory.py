@@ -113,11 +113,12 @@ async def open_memory(
     store_name = hashlib.sha256(address_of(address.url).encode()).hexdigest()[:12]
     editor = Editor(config.users.index, home.latents, store_name)
     edition = await asyncio.to_thread(editor.edit, artifact)
-    await asyncio.to_thread(editor.forget_others, edition.version)
     people = People(None, edition, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
     desk = FeedbackDesk(people, service, metrics, keep_texts=keeps_texts, spool=spool)
     memory = Memory(people, desk, spool)
     publications = Publications(people, editor, config, home, metrics, seen)
+    await publications.attempt()
+    await asyncio.to_thread(editor.forget_others, list(people.in_service.live()))
     metrics.store_up.labels(address.kind).set(0)
     with contextlib.suppress(StoreUnavailable):
         people.attach(timed(await address.open(), metrics, address.kind))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from router.types import Posterior
 from serve.artifacts.artifact import Artifact
 from serve.conversation import digest_of
-from serve.editions import Edition, InService
+from serve.editions import Edition, InService, Trial
 from serve.preferences import Preferences
 from user_store.errors import Conflict, StoreError, StoreUnavailable
 from user_store.folding import catch_up, fold_log, settle_pending
@@ -44,6 +44,7 @@ class Taste:
     profile: Profile
     artifact: Artifact  # that reads this person now
     posterior: Posterior | None  # under it; None: no counting feedback
+    assignment: tuple[str, str] | None = None  # the running experiment and the person's arm
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,16 +120,32 @@ class People:
         Raises:
             ValueError: it is of another feature space, so that stored features could not be read with it.
         """
-        before = self.in_service
-        if edition.artifact.feature_space.id != before.current.artifact.feature_space.id:
+        self._check_space(edition)
+        before = self.in_service.current
+        self.in_service = self.in_service.followed_by(edition)
+        await self._let_go(before)
+
+    async def attempt(self, trial: Trial | None) -> None:
+        """Begin an experiment, or end it (None); as `adopt`, for the people in it."""
+        if trial is not None:
+            self._check_space(trial.edition)
+        before = self.in_service.trial
+        self.in_service = self.in_service.trying(trial)
+        if before is not None:
+            await self._let_go(before.edition)
+
+    def _check_space(self, edition: Edition) -> None:
+        if edition.artifact.feature_space.id != self.artifact.feature_space.id:
             raise ValueError("an edition of another feature space needs other engines; restart the server")
-        self.in_service = before.followed_by(edition)
-        # Whoever took the edition before may still search its index; the one that left before that is free.
-        free, self._leaving = self._leaving, [index for index in (before.current.index,) if index is not None]
+
+    async def _let_go(self, before: Edition) -> None:
+        """Close the index that left before this one, whose last readers may still search it; forget it on disk."""
+        free, self._leaving = self._leaving, [index for index in (before.index,) if index is not None]
         for index in free:
             await index.close()
-        if before.current.snapshot is not None and edition.snapshot != before.current.snapshot:
-            await asyncio.to_thread(before.current.snapshot.unlink, missing_ok=True)
+        kept = {edition.snapshot for edition in self.in_service.live()}
+        if before.snapshot is not None and before.snapshot not in kept:
+            await asyncio.to_thread(before.snapshot.unlink, missing_ok=True)
 
     async def taste(self, key: UserKey) -> Taste:
         """Read one person; as `tastes`."""
@@ -157,7 +174,7 @@ class People:
         shared = serving.current if len(editions) != 1 else next(iter(editions.values()))
         posteriors = await asyncio.gather(*(self._posterior(state, shared) for state in states))
         return [
-            Taste(state.key, state.profile, shared.artifact, posterior)
+            Taste(state.key, state.profile, shared.artifact, posterior, serving.assignment(state.key))
             for state, posterior in zip(states, posteriors, strict=True)
         ]
 

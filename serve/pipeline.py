@@ -55,6 +55,10 @@ class Taste(Protocol):
     def posterior(self) -> Posterior | None:
         """What is believed about them under it; None without feedback that counts."""
 
+    @property
+    def assignment(self) -> tuple[str, str] | None:
+        """The running experiment and their arm in it."""
+
 
 class People(Protocol):
     """What the pipeline asks of what is known about people."""
@@ -189,6 +193,9 @@ class Pipeline:
         if artifact is not serving:
             _check_weights(options, artifact)
         report = Report("no_feedback", artifact=artifact.version, explain=options.explain)
+        if len(tastes) == 1 and tastes[0].assignment is not None:
+            report.experiment = tastes[0].assignment
+            self._metrics.experiment_answers.labels(*report.experiment).inc()
         routes = tuple(_route(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.routes = routes
         if all(route.is_zero for route in routes):

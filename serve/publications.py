@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.artifacts.artifact import Artifact
-from serve.artifacts.registry import Signature, find_artifact, signature
+from serve.artifacts.registry import Signature, find_artifact, find_experiment, signature
 from serve.config import Config
-from serve.editions import Edition
+from serve.editions import Edition, Trial
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.metrics import Metrics
@@ -46,10 +47,11 @@ class Editor:
         index = LatentIndex(population.num_features, population.version) if self.is_indexed else None
         return Edition(preferences, index, self.latents / f"{population.version}-{self.store_name}.index")
 
-    def forget_others(self, version: str) -> None:
+    def forget_others(self, editions: Iterable[Edition]) -> None:
         """Remove this store's indexes of other versions: who is erased now would stay in them."""
+        kept = {edition.snapshot for edition in editions}
         for path in self.latents.glob(f"*-{self.store_name}.index"):
-            if path.name != f"{version}-{self.store_name}.index":
+            if path not in kept:
                 path.unlink(missing_ok=True)
 
 
@@ -91,27 +93,67 @@ class Publications:
             artifact = await asyncio.to_thread(find_artifact, self._config, self._home)
             if artifact is None:
                 raise ConfigurationError("Nothing is published for this model any more.")
-            await self._adopt(artifact)
+            has_changed = await self._adopt(artifact)
+            has_changed = await self._attempt() or has_changed
+            if has_changed:
+                self._renew_soon()
         except ConfigurationError as error:
             self._refuse(error.message)
 
-    async def _adopt(self, artifact: Artifact) -> None:
+    async def attempt(self) -> None:
+        """Take part in the experiment that was running when the server started."""
+        try:
+            if await self._attempt():
+                self._renew_soon()
+        except ConfigurationError as error:
+            self._refuse(error.message)
+
+    async def _attempt(self) -> bool:
+        """Begin or end an experiment as the registry says; tell whether anything changed."""
+        found = await asyncio.to_thread(find_experiment, self._config, self._home)
+        before = self._people.in_service.trial
+        if (found and found[0]) == (before and before.experiment):
+            return False
+        trial: Trial | None = None
+        if found is not None:
+            experiment, artifact = found
+            self._check_space(artifact)
+            trial = Trial(experiment, await asyncio.to_thread(self._editor.edit, artifact))
+        await self._people.attempt(trial)
+        if before is not None:
+            self._metrics.experiment.labels(before.experiment.name, before.experiment.candidate).set(0)
+            logger.warning("experiment '%s' has ended", before.experiment.name)
+        if trial is not None:
+            self._metrics.experiment.labels(trial.experiment.name, trial.experiment.candidate).set(
+                trial.experiment.share
+            )
+            logger.warning("experiment '%s' tries %s", trial.experiment.name, trial.experiment.candidate)
+        return True
+
+    def _check_space(self, artifact: Artifact) -> None:
+        serving = self._people.artifact
+        if artifact.feature_space.id != serving.feature_space.id:
+            raise ConfigurationError(
+                f"{artifact.version} reads features of {artifact.feature_space.id}, and the engines measure "
+                f"{serving.feature_space.id}: restart the server to use it."
+            )
+
+    async def _adopt(self, artifact: Artifact) -> bool:
         serving = self._people.in_service
         if artifact.version == serving.current.version:
             if serving.refusal:
                 self._people.in_service = replace(serving, refusal="")
                 self._show()
-            return
-        if artifact.feature_space.id != serving.current.artifact.feature_space.id:
-            raise ConfigurationError(
-                f"{artifact.version} reads features of {artifact.feature_space.id}, and the engines measure "
-                f"{serving.current.artifact.feature_space.id}: restart the server to use it."
-            )
+            return False
+        self._check_space(artifact)
         edition = await asyncio.to_thread(self._editor.edit, artifact)
         self._metrics.artifact.labels(serving.current.version).set(0)
         await self._people.adopt(edition)
         self._show()
         logger.warning("%s serves now, after %s", artifact.version, serving.current.version)
+        return True
+
+    def _renew_soon(self) -> None:
         self.has_changed.set()
         if self._renewing is not None:
             self._renewing.cancel()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.experiments import EXPERIMENTS, Experiment, read_experiments, write_experiments
 from serve.artifacts.rulings import fingerprint, read_ruling
 from serve.artifacts.scripted import scripted_artifact
 from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
@@ -27,9 +28,10 @@ from serve.home import Home
 
 JOURNAL = "in-service.json"
 HISTORY = "history.jsonl"
+STARTED, STOPPED = "start experiment", "stop experiment"
 SHIPPED = Path(__file__).parent / "default"
 MAX_REMEMBERED = 100  # publications a model
-Signature = tuple[int, int, int]
+Signature = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ def load_in_service(home: Home, model_name: str, shipped: Path = SHIPPED) -> Art
         return load(home.artifacts / version)
     except ConfigurationError as error:
         raise ConfigurationError(f"{error.message} `palate artifacts rollback` returns to the one before.") from error
+
+
+def find_experiment(config: Config, home: Home) -> tuple[Experiment, Artifact] | None:
+    """Find the experiment on the configured model, with its candidate. Raises ConfigurationError if that is damaged."""
+    if config.personalization.artifact is not None:
+        return None
+    name = config.model.name if config.engine.kind == "scripted" else config.model.base_name
+    registry = Registry(home)
+    experiment = registry.experiment(name)
+    return None if experiment is None else (experiment, load(registry.entry(experiment.candidate).folder))
 
 
 def find_artifact(config: Config, home: Home) -> Artifact | None:
@@ -133,9 +145,10 @@ class Registry:
         entry = self.entry(version)
         manifest = verify(entry.folder)
         serving = self.serving(manifest.model)
-        objection = "" if serving is None or entry.is_shipped else self._objection(entry, serving)
+        objection = self._objection(entry, serving)
         if objection and not is_forced:
             raise ConfigurationError(f"{objection} Use --force if that is meant.")
+        self._end_experiment(manifest.model)
         self._append(manifest.model, "" if entry.is_shipped else version)
         before = None if serving is None else serving.manifest.version
         self._note(manifest.model, "publish", version, before, is_forced=is_forced, objection=objection)
@@ -146,8 +159,57 @@ class Registry:
         path = self.home.artifacts / HISTORY
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def _objection(self, entry: Entry, serving: Entry) -> str:
+    def experiment(self, model_name: str) -> Experiment | None:
+        """Return the running experiment."""
+        return read_experiments(self.home.artifacts).get(model_name)
+
+    def start_experiment(self, name: str, version: str, share: float, now: float) -> Experiment:
+        """Try a version on a share of people, after checking every file of it.
+
+        Raises:
+            ConfigurationError: it is damaged, of another feature space, or the one in service; nothing serves; or
+                another experiment is running.
+        """
+        entry = self.entry(version)
+        model = verify(entry.folder).model
+        serving, running = self.serving(model), self.experiment(model)
+        if serving is None or serving.manifest.version == version:
+            raise ConfigurationError(f"{version} can only be tried against another version that serves {model}.")
+        if running is not None:
+            raise ConfigurationError(f"Experiment '{running.name}' is running; stop it first.")
+        if serving.manifest.feature_space != entry.manifest.feature_space:
+            raise ConfigurationError(f"{version} reads another feature space than {serving.manifest.version}.")
+        if any(row["version"] == name for row in self.history() if row["action"] == STARTED):
+            raise ConfigurationError(f"There was an experiment '{name}'; another name draws other people.")
+        experiment = Experiment(name, model, version, serving.manifest.version, share, now)
+        with self._locked():
+            write_experiments(self.home.artifacts, read_experiments(self.home.artifacts) | {model: experiment})
+        self._note(model, STARTED, name, version, is_forced=False, objection="")
+        return experiment
+
+    def stop_experiment(self, model_name: str) -> Experiment:
+        """Let what is in service serve everybody again. Raises ConfigurationError if no experiment is running."""
+        found = self._end_experiment(model_name)
+        if found is None:
+            raise ConfigurationError(f"No experiment is running for {model_name}.")
+        return found
+
+    def _end_experiment(self, model_name: str) -> Experiment | None:
+        running = read_experiments(self.home.artifacts)
+        found = running.pop(model_name, None)
+        if found is not None:
+            with self._locked():
+                write_experiments(self.home.artifacts, running)
+            self._note(model_name, STOPPED, found.name, found.candidate, is_forced=False, objection="")
+        return found
+
+    def _objection(self, entry: Entry, serving: Entry | None) -> str:
         """Say why a version should not replace the one in service; nothing if it may."""
+        running = self.experiment(entry.manifest.model)
+        if running is not None:
+            return f"Experiment '{running.name}' is running and would end: `palate experiments stop` does that."
+        if serving is None or entry.is_shipped:
+            return ""
         version, before = entry.manifest.version, serving.manifest.version
         if entry.manifest.feature_space != serving.manifest.feature_space:
             return (
@@ -179,6 +241,7 @@ class Registry:
                 verify(self.home.artifacts / before)
             journal[model_name] = versions[:-1]
             self._write(journal)
+        self._end_experiment(model_name)
         self._note(model_name, "rollback", before, versions[-1], is_forced=False, objection="")
         return before
 
@@ -231,12 +294,16 @@ class Registry:
 
 
 def signature(home: Home) -> Signature:
-    """Return what changes whenever something is published or rolled back; one `stat`."""
-    try:
-        found = (home.artifacts / JOURNAL).stat()
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    """Return what changes whenever something is published, rolled back or tried; a `stat` a file."""
+    found: list[int] = []
+    for name in (JOURNAL, EXPERIMENTS):
+        try:
+            status = (home.artifacts / name).stat()
+        except OSError:
+            found += [0, 0, 0]
+        else:
+            found += [status.st_ino, status.st_mtime_ns, status.st_size]
+    return tuple(found)
 
 
 def _scripted(model_name: str, home: Home) -> Artifact:

@@ -134,3 +134,64 @@ async def test_a_version_named_by_the_configuration_stays(tmp_path: Path) -> Non
         registry.publish("third")
         await asyncio.sleep(0.2)
         assert palate.memory.people.artifact.version == FIRST
+
+
+async def until_tried(palate: Palate, name: str | None) -> None:
+    async with asyncio.timeout(10):
+        while (trial := palate.memory.people.in_service.trial) is None or trial.experiment.name != name:
+            if trial is None and name is None:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_an_experiment_serves_a_share_of_people_with_its_candidate(
+    tmp_path: Path, palate: Palate, registry: Registry
+) -> None:
+    save(second_artifact(MODEL, "third"), manifest_of(second_artifact(MODEL, "third")), registry.home.artifacts)
+    registry.publish(SECOND)
+    await until_serving(palate, SECOND)
+    names = [f"u{number}" for number in range(16)]
+    for name in names:
+        await palate.say(**COMPARISON, user=name)
+    registry.start_experiment("try", "third", 0.5, now=time.time())
+    await until_tried(palate, "try")
+    expected = {"candidate": "third", "control": SECOND}
+    arms = {}
+    for name in names:
+        await palate.memory.people.settled()
+        await palate.ask(name)
+        await palate.memory.people.settled()
+        answer = await palate.ask(name)
+        told = answer["palate"]
+        arms[name] = told["experiment"]["arm"]
+        assert told["experiment"]["name"] == "try"
+        assert told["artifact"] == expected[arms[name]]
+        assert told["personalized"]
+        await palate.say(kind="thumb", value=1, completion_id=answer["id"])
+    assert set(arms.values()) == set(expected)
+    metrics = (await palate.client.get("/metrics")).text
+    num_candidate = sum(arm == "candidate" for arm in arms.values())
+    assert f'palate_experiment_thumbs_total{{arm="candidate",experiment="try",value="up"}} {num_candidate}.0' in metrics
+    assert 'palate_experiment_share{experiment="try",version="third"} 0.5' in metrics
+    both = [next(name for name in names if arms[name] == arm) for arm in expected]
+    several = await palate.ask(None, palate={"users": both})
+    assert several["palate"]["artifact"] == SECOND
+    assert "experiment" not in several["palate"]
+    registry.stop_experiment(MODEL)
+    await until_tried(palate, None)
+    await asyncio.sleep(0.05)
+    for name in names:
+        await palate.ask(name)
+        await palate.memory.people.settled()
+        told = (await palate.ask(name))["palate"]
+        assert (told["artifact"], "experiment" in told) == (SECOND, False)
+
+
+async def test_an_experiment_outlives_a_restart(tmp_path: Path, registry: Registry) -> None:
+    save(second_artifact(MODEL, "third"), manifest_of(second_artifact(MODEL, "third")), registry.home.artifacts)
+    registry.publish(SECOND)
+    registry.start_experiment("try", "third", 0.5, now=time.time())
+    async with running(tmp_path) as palate:
+        trial = palate.memory.people.in_service.trial
+        assert trial is not None
+        assert trial.edition.version == "third"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +22,11 @@ ONE = Judgement("ann", "p", ("a", "b"), "comparison", 0, "import")
 
 
 def everything(folder: Path) -> list[Judgement]:
-    paths = {"prism": PRISM, "community-alignment": COMMUNITY, "ultrafeedback": ULTRAFEEDBACK}
+    paths: dict[str, list[dict[str, Any]]] = {
+        "prism": PRISM,
+        "community-alignment": COMMUNITY,
+        "ultrafeedback": ULTRAFEEDBACK,
+    }
     found = [
         one
         for layout, rows in paths.items()
@@ -58,7 +64,7 @@ async def test_refusals_are_counted_with_their_reason(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_is_busy_is_asked_again_and_one_that_is_away_ends_it() -> None:
-    replies = iter(
+    replies: Iterator[httpx.Response | Exception] = iter(
         [httpx.Response(429, text="busy"), httpx.ConnectError("away"), httpx.Response(200, json={"duplicate": False})]
     )
 
