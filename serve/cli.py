@@ -58,6 +58,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "import": ("serve.jobs.importing.command:import_command", "Judgements collected elsewhere, as people."),
+        "fit": ("serve.jobs.fit.command:fit", "A new artifact from the feedback collected so far."),
         "metrics": ("serve.jobs.metrics:metrics", "A node's metrics for Prometheus, and what they mean."),
         "probe": ("serve.jobs.probe:probe", "Ask a server whether it is ready."),
         "keys": ("serve.jobs.keys:keys", "Make, list and revoke API keys."),
@@ -195,6 +197,19 @@ palate.add_command(
 
 palate.add_command(
     LazyGroup(
+        "experiments",
+        help="A candidate on a share of people.",
+        lazy={
+            "start": ("serve.jobs.experiments.command:start_command", "Try a candidate on a share of people."),
+            "show": ("serve.jobs.experiments.command:show_command", "What people think so far."),
+            "stop": ("serve.jobs.experiments.command:stop_command", "End it and keep what was found."),
+        },
+    )
+)
+
+
+palate.add_command(
+    LazyGroup(
         "evaluate",
         help="How well people's tastes are known and served.",
         lazy={
@@ -202,6 +217,7 @@ palate.add_command(
                 "serve.jobs.simulated.command:simulated",
                 "People with hidden tastes, served and measured.",
             ),
+            "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
         },
     )
@@ -219,6 +235,7 @@ palate.add_command(
             "make": ("serve.jobs.learning.make:make", "Make one from a corpus and simulated people."),
             "publish": ("serve.artifacts.command:publish_command", "Put a version into service."),
             "rollback": ("serve.artifacts.command:rollback_command", "Return to the version that served before."),
+            "history": ("serve.artifacts.command:history_command", "Publications and rollbacks."),
             "verify": ("serve.artifacts.command:verify_command", "Check every file of a version."),
         },
     )

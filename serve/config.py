@@ -133,6 +133,9 @@ class PersonalizationConfig(Section):
     artifact: Path | None = Field(
         None, description="Folder of the artifact to serve; by default the published one, else the one shipped."
     )
+    publication_check_s: float = Field(
+        0.25, gt=0, le=3_600, description="How often to look for a newly published artifact, which then serves at once."
+    )
     best_of: int = Field(
         4, ge=1, le=32, description="Candidates for a person with feedback; 1 only steers and costs no extra token."
     )

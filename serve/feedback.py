@@ -200,9 +200,10 @@ class FeedbackDesk:
             ) from None
 
     async def _measure(self, statement: Statement) -> Rows | None:
-        artifact = self.people.artifact
         if statement.question_id is not None:
-            return find_question(artifact.questions, statement.question_id).features.astype(np.float32)
+            editions = self.people.in_service.editions()  # it may have been asked before a publication
+            questions = [question for edition in editions for question in edition.artifact.questions]
+            return find_question(questions, statement.question_id).features.astype(np.float32)
         if statement.prompt is None:
             return None
         written = [str(statement.value)] if statement.kind in WRITINGS else []
@@ -210,7 +211,7 @@ class FeedbackDesk:
             f"measure-{secrets.token_hex(8)}", [*written, *statement.candidates], chat=statement.prompt
         )
         features = await self._service.measure(request)
-        if features.feature_space != artifact.feature_space.id:
+        if features.feature_space != self.people.artifact.feature_space.id:
             raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
         if not all(features.counts):
             raise InvalidRequest("A text without any token cannot be judged.", param="candidates")
@@ -299,9 +300,12 @@ class FeedbackDesk:
         if len(records) != 1 or records[0].is_announced_only:
             return
         rows = served_rows(records[0])
-        posterior = self.people.preferences.posterior(state) if state else None
+        posterior = self.people.in_service.reading(state).preferences.posterior(state) if state else None
         prototype = NO_PROTOTYPE if posterior is None else str(int(posterior.responsibilities.argmax()))
         arm = records[0].arms[rows[min(choice, len(rows) - 1)]]
+        assignment = self.people.in_service.assignment(event.key)
+        if assignment is not None:
+            self._metrics.experiment_thumbs.labels(*assignment, "up" if event.value == 1 else "down").inc()
         self._metrics.thumbs.labels("up" if event.value == 1 else "down", arm, prototype).inc()
 
 

@@ -15,19 +15,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from serve.artifacts.registry import usable_artifact
+from serve.artifacts.registry import signature, usable_artifact
 from serve.config import Config, Secrets
+from serve.editions import Edition
 from serve.errors import ConfigurationError
 from serve.feedback import FeedbackDesk, deliver_forever
 from serve.home import Home
 from serve.limits import Limiter, open_limiter
 from serve.metrics import Metrics
 from serve.people import People
+from serve.publications import Editor, Publications
 from serve.service import Service
 from serve.spooling import SpoolFolder
 from serve.timed_store import timed
 from user_store.errors import SchemaMismatch, StoreError, StoreUnavailable
-from user_store.latent_index import LatentIndex
 from user_store.open import open_store
 from user_store.redis_client import RedisOptions, address_of
 from user_store.store import UserStore
@@ -110,6 +111,7 @@ async def open_memory(
     config: Config, secrets: Secrets, home: Home, service: Service, metrics: Metrics
 ) -> Memory | None:
     """Open store, spool and index, and start what runs beside them; None without an artifact to read people with."""
+    seen = await asyncio.to_thread(signature, home)
     artifact, is_damaged = await asyncio.to_thread(usable_artifact, config, home)
     if is_damaged:
         metrics.artifact.labels(DAMAGED).set(1)
@@ -117,43 +119,57 @@ async def open_memory(
         return None
     address = StoreAddress.of(config, secrets, home)
     spool = await asyncio.to_thread(SpoolFolder, home.spool) if config.store.spool else None
-    population = artifact.population
-    index = LatentIndex(population.num_features, population.version) if config.users.index else None
     ttl_s, keeps_texts = config.feedback.completion_ttl_s, config.feedback.keep_texts
-    # Of this population and this store: a snapshot of another store's people must never be taken over.
     store_name = hashlib.sha256(address_of(address.url).encode()).hexdigest()[:12]
-    snapshot = home.latents / f"{population.version}-{store_name}.index"
-    people = People(None, artifact, index=index, snapshot=snapshot, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
+    editor = Editor(config.users.index, home.latents, store_name)
+    edition = await asyncio.to_thread(editor.edit, artifact)
+    people = People(None, edition, completion_ttl_s=ttl_s, keeps_texts=keeps_texts)
     desk = FeedbackDesk(people, service, metrics, keep_texts=keeps_texts, spool=spool)
     memory = Memory(people, desk, spool)
-    metrics.artifact.labels(population.version).set(1)
+    publications = Publications(people, editor, config, home, metrics, seen)
+    await publications.attempt()
+    await asyncio.to_thread(editor.forget_others, list(people.in_service.live()))
     metrics.store_up.labels(address.kind).set(0)
     with contextlib.suppress(StoreUnavailable):
         people.attach(timed(await address.open(), metrics, address.kind))
-    memory.run(lambda: _keep_up(people, address, config.users.index_refresh_s, metrics))
+    memory.run(lambda: _keep_up(people, address, config.users.index_refresh_s, publications.has_changed, metrics))
+    if config.personalization.artifact is None:
+        memory.run(publications.follow)
     if spool is not None:
         memory.run(lambda: deliver_forever(desk, DELIVERY_PERIOD_S))
     return memory
 
 
-async def _keep_up(people: People, address: StoreAddress, refresh_s: float, metrics: Metrics) -> None:
-    """Open the store when it is there, then build the index again and again."""
+async def _keep_up(
+    people: People, address: StoreAddress, refresh_s: float, has_changed: asyncio.Event, metrics: Metrics
+) -> None:
+    """Open the store when it is there, then build the indexes again and again, and after every publication."""
     while not people.is_open:
         logger.warning("the store %s does not answer; answers are not personalized", address_of(address.url))
         await asyncio.sleep(RETRY_S)
         with contextlib.suppress(StoreUnavailable):
             people.attach(timed(await address.open(), metrics, address.kind))
-    index, snapshot = people.index, people.snapshot
-    if index is None or snapshot is None:
-        return
-    await index.load(snapshot)
-    while True:
+    for edition in people.in_service.live():
+        if edition.index is not None and edition.snapshot is not None:
+            await edition.index.load(edition.snapshot)
+    while any(edition.index is not None for edition in people.in_service.live()):
+        has_changed.clear()
         begin = time.perf_counter()
         with contextlib.suppress(StoreError):  # the next round tries again
-            metrics.index_people.set(await index.build(people.store, people.preferences.latent))
+            sizes = [await _build(people, edition) for edition in people.in_service.live()]
+            metrics.index_people.set(sum(sizes))
             metrics.index_build_seconds.observe(time.perf_counter() - begin)
-            try:
-                await index.save(snapshot)
-            except OSError as error:
-                logger.warning("the latent index could not be saved: %s", error)
-        await asyncio.sleep(refresh_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(has_changed.wait(), refresh_s)
+
+
+async def _build(people: People, edition: Edition) -> int:
+    index, snapshot = edition.index, edition.snapshot
+    if index is None or snapshot is None:
+        return 0
+    num_people = await index.build(people.store, edition.preferences.latent)
+    try:
+        await index.save(snapshot)
+    except OSError as error:
+        logger.warning("the latent index could not be saved: %s", error)
+    return num_people

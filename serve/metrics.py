@@ -119,6 +119,23 @@ class Metrics:
             ("version",),
             how="livemax",
         )
+        self.artifact_refusals = self._counter(
+            "palate_artifact_refusals", "Published artifacts that could not be used; the one before serves on."
+        )
+        self.experiment = self._gauge(
+            "palate_experiment_share",
+            "Share of people on a running experiment's candidate.",
+            ("experiment", "version"),
+            how="livemax",
+        )
+        self.experiment_answers = self._counter(
+            "palate_experiment_answers", "Answers to one person each, by arm of the experiment.", ("experiment", "arm")
+        )
+        self.experiment_thumbs = self._counter(
+            "palate_experiment_thumbs",
+            "Thumbs about answers, by arm of the experiment.",
+            ("experiment", "arm", "value"),
+        )
         self.answers = self._counter(
             "palate_answers", "Chat answers by whether and why they were personalized.", ("reason",)
         )

@@ -45,8 +45,8 @@ class People(Protocol):
     def artifact(self) -> Artifact:
         """The artifact in service."""
 
-    async def taste(self, key: UserKey) -> Taste:
-        """Read one person; one store read. Raises StoreError."""
+    async def tastes(self, keys: Sequence[UserKey]) -> Sequence[Taste]:
+        """Read people, all with the same artifact; one store read each. Raises StoreError."""
 
     async def announce(self, key: UserKey, completion_id: str, now: float) -> None:
         """Say whose answer is being made. Raises StoreError."""
@@ -141,15 +141,17 @@ class Pipeline:
         people = self._people
         if people is None or not await self._fits(people.artifact):
             raise InvalidRequest("There is no artifact for this server's model: texts cannot be judged.", param="model")
-        artifact = people.artifact
-        report = Report("no_user", artifact=artifact.version)
-        tastes: list[Taste] = []
+        report = Report("no_user")
+        tastes: Sequence[Taste] = ()
         try:
             with span.stage("taste"):
-                tastes = list(await asyncio.gather(*(people.taste(key) for key in persons)))
+                tastes = await people.tastes(persons)
         except StoreError as error:
             logger.warning("texts are judged by everyone's taste: %s", type(error).__name__)
             report.reason, report.degraded = "degraded", "store"
+        artifact = tastes[0].artifact if tastes else people.artifact
+        _check_weights(options, artifact)
+        report.artifact = artifact.version
         with span.stage("route"):
             report.routes = tuple(route_person(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.is_personalized = any(taste.posterior is not None for taste in tastes)
@@ -167,34 +169,33 @@ class Pipeline:
         limit = self._config.max_best_of
         if options.best_of is not None and options.best_of > limit:
             raise InvalidRequest(f"best_of may be at most {limit} here.", param="palate.best_of")
-        if not options.weights:
-            return
-        artifact = self._people.artifact if self._people else None
-        known = {name for name in artifact.population.attribute_names if name} if artifact else set()
-        unknown = sorted(set(options.weights) - known)
-        if unknown:
-            names = ", ".join(sorted(known)) or "none"
-            raise InvalidRequest(f"There is no attribute '{unknown[0]}'; attributes: {names}.", param="palate.weights")
 
     async def _plan(
         self, request: GenerationRequest, persons: Sequence[UserKey], options: Options, span: Span
     ) -> _Plan:
+        people = self._people
+        serving = people.artifact if people is not None else None
+        _check_weights(options, serving)
         if not self._config.enabled or options.is_off:
             return _Plan(request, Report("off"), span)
         if not persons and not options.weights:
             return _Plan(request, Report("no_user"), span)
-        people = self._people
-        if people is None or not await self._fits(people.artifact):
+        if people is None or serving is None or not await self._fits(serving):
             return _Plan(request, Report("no_artifact"), span)
-        artifact = people.artifact
-        report = Report("no_feedback", artifact=artifact.version, explain=options.explain)
         try:
             with span.stage("taste"):
-                tastes = await asyncio.gather(*(people.taste(key) for key in persons))
+                tastes = await people.tastes(persons)
         except StoreError as error:
             logger.warning("personalization is off for this request: %s", type(error).__name__)
-            report.reason, report.degraded = "degraded", "store"
-            return _Plan(request, report, span)
+            degraded = Report("degraded", artifact=serving.version, degraded="store", explain=options.explain)
+            return _Plan(request, degraded, span)
+        artifact = tastes[0].artifact if tastes else serving  # from here on the one that reads these people
+        if artifact is not serving:
+            _check_weights(options, artifact)
+        report = Report("no_feedback", artifact=artifact.version, explain=options.explain)
+        if len(tastes) == 1 and tastes[0].assignment is not None:
+            report.experiment = tastes[0].assignment
+            self._metrics.experiment_answers.labels(*report.experiment).inc()
         with span.stage("route"):
             routes = tuple(route_person(taste, artifact, self._routing, options) for taste in tastes or (None,))
         report.routes = routes
@@ -303,6 +304,14 @@ def _describe(span: Span, request: GenerationRequest, report: Report) -> None:
         span.note("choosing_seconds", report.verdict.choosing_s)
 
 
+def _check_weights(options: Options, artifact: Artifact | None) -> None:
+    known = {name for name in artifact.population.attribute_names if name} if artifact else set()
+    unknown = sorted(set(options.weights) - known)
+    if unknown:
+        names = ", ".join(sorted(known)) or "none"
+        raise InvalidRequest(f"There is no attribute '{unknown[0]}'; attributes: {names}.", param="palate.weights")
+
+
 async def _announce(people: People, person: UserKey, completion_id: str, now: float) -> None:
     try:
         await people.announce(person, completion_id, now)
@@ -323,7 +332,7 @@ async def _keep(
     if verdict is None or verdict.feature_space != people.artifact.feature_space.id:
         return
     arms = [arm.kind for arm in report.arms]
-    candidates = Candidates(verdict.features_array(), arms, verdict.order, answers)
+    candidates = Candidates(verdict.features_array(), arms, verdict.order, answers, report.artifact)
     try:
         with span.stage("remember"):
             await people.remember(people.record(person, completion_id, candidates, created_at=created_at))

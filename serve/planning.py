@@ -31,8 +31,16 @@ class Taste(Protocol):
         """What they decided about their model."""
 
     @property
+    def artifact(self) -> Artifact:
+        """The artifact they are read with now."""
+
+    @property
     def posterior(self) -> Posterior | None:
-        """What is believed about them; None without feedback that counts."""
+        """What is believed about them under it; None without feedback that counts."""
+
+    @property
+    def assignment(self) -> tuple[str, str] | None:
+        """The running experiment and their arm in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Report:
     reason: str
     is_personalized: bool = False
     artifact: str | None = None
+    experiment: tuple[str, str] | None = None  # name, arm
     routes: tuple[Route, ...] = ()
     attributes: dict[str, float] = field(default_factory=dict)
     arms: tuple[Arm, ...] = ()
@@ -40,6 +41,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Render it."""
         plain: dict[str, Any] = {"personalized": self.is_personalized, "reason": self.reason, "artifact": self.artifact}
+        if self.experiment:
+            plain["experiment"] = {"name": self.experiment[0], "arm": self.experiment[1]}
         if self.degraded:
             plain["degraded"] = self.degraded
         if self.routes:

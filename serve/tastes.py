@@ -63,7 +63,7 @@ async def trace(people: People, key: UserKey, limit: int) -> list[Moment]:
     counting = effective(await people.store.read_log(key))
     if not counting:
         return []
-    return await asyncio.to_thread(_trace, people.preferences, counting, limit)
+    return await asyncio.to_thread(_trace, people.in_service.meant_for(key).preferences, counting, limit)
 
 
 def _trace(preferences: Preferences, events: Sequence[FeedbackEvent], limit: int) -> list[Moment]:
@@ -90,14 +90,17 @@ def _moment(directions: Mapping[str, Array], posterior: Posterior, event: Feedba
 async def draw_map(people: People, key: UserKey) -> TasteMap:
     """Draw everybody of a tenant on a plane, with one person in it; anybody's map, also before they said anything."""
     state = await people.store.get_state(key)
-    posterior = people.preferences.posterior(state)
-    population, directions = people.artifact.population, people.artifact.attribute_directions
+    edition = people.in_service.reading(state)
+    posterior = edition.preferences.posterior(state)
+    population, directions = edition.artifact.population, edition.artifact.attribute_directions
+    index = edition.index
     latents, num_people = np.zeros((0, population.num_features)), 0
-    if people.index is not None:
-        latents = (await people.index.sample(key.tenant, MAX_MAPPED, without=key.user)).astype(np.float64)
-        num_people = await people.index.size(key.tenant)
-    center = people.artifact.space.prior.mean
-    axes = _axes(people.artifact.space.prior.covariance, latents - center)
+    if index is not None:
+        latents = (await index.sample(key.tenant, MAX_MAPPED, without=key.user)).astype(np.float64)
+        num_people = await index.size(key.tenant)
+    everyone = edition.artifact.space.prior
+    center = everyone.mean
+    axes = _axes(everyone.covariance, latents - center)
     shown = latents if len(latents) >= MIN_MAPPED else latents[:0]
     points = (shown - center) @ axes.T
     weights = population.mixture_weights if posterior is None else posterior.responsibilities

@@ -26,6 +26,7 @@ class ArtifactObject(BaseModel):
     num_features: int
     attributes: list[str]
     num_questions: int
+    refusal: str | None = Field(description="Why the version published last does not serve.")
 
 
 class ThumbsObject(BaseModel):
@@ -88,10 +89,10 @@ async def operator(request: Request) -> Response:
         num_people = await people.index.size(principal_of(request).tenant)
     artifact = people.artifact if people is not None else None
     found = await asyncio.to_thread(lambda: overview(context.metrics.render().decode()))
-    return json_response({**_head(context, artifact), "num_people": num_people, **_counts(found, artifact)})
+    return json_response({**_head(context), "num_people": num_people, **_counts(found, artifact)})
 
 
-def _head(context: ApiContext, artifact: Artifact | None) -> dict[str, Any]:
+def _head(context: ApiContext) -> dict[str, Any]:
     config = context.config
     plain: dict[str, Any] = {
         "object": "operator",
@@ -101,14 +102,16 @@ def _head(context: ApiContext, artifact: Artifact | None) -> dict[str, Any]:
         "engine": config.engine.kind,
         "artifact": None,
     }
-    if artifact is not None:
-        population = artifact.population
+    if context.people is not None:
+        serving = context.people.in_service
+        artifact, population = serving.current.artifact, serving.current.artifact.population
         plain["artifact"] = {
             "version": artifact.version,
             "num_prototypes": population.num_prototypes,
             "num_features": population.num_features,
             "attributes": [name for name in population.attribute_names if name],
             "num_questions": len(artifact.questions),
+            "refusal": serving.refusal or None,
         }
     return plain
 

@@ -155,7 +155,7 @@ async def test_a_lost_index_is_built_anew(loss: str, tmp_path: Path) -> None:
 
 async def _saved_snapshot(palate: Palate) -> Path:
     """Wait until the index was built and saved."""
-    snapshot = palate.memory.people.snapshot
+    snapshot = palate.memory.people.in_service.current.snapshot
     assert snapshot is not None
     async with asyncio.timeout(20):
         while not (snapshot.exists() and b"bob" in snapshot.read_bytes()):  # noqa: ASYNC110 - written in a thread
