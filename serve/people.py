@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -113,6 +114,11 @@ class People:
     def index(self) -> LatentIndex | None:
         """The index of tastes in service."""
         return self.in_service.current.index
+
+    @property
+    def snapshot(self) -> Path | None:
+        """That index on disk."""
+        return self.in_service.current.snapshot
 
     async def adopt(self, edition: Edition) -> None:
         """Put an edition into service; people keep their old pair until their logs are read anew.

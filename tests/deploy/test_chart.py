@@ -259,30 +259,37 @@ def test_monitoring_carries_the_files_of_the_chart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failing", "calls"),
+    ("fit", "release", "calls", "succeeds"),
     [
-        ("nothing", ["fit --from in-service", "evaluate release fit-1a2b", "artifacts publish fit-1a2b"]),
-        ("evaluate", ["fit --from in-service", "evaluate release fit-1a2b"]),
-        ("fit", ["fit --from in-service"]),
+        (0, 0, ["fit", "evaluate", "artifacts"], True),
+        (0, 3, ["fit", "evaluate"], True),  # not found better: nothing is published, and nothing is wrong
+        (0, 1, ["fit", "evaluate"], False),
+        (1, 0, ["fit"], False),
     ],
 )
-def test_a_fit_is_published_only_if_it_may_be_released(tmp_path: Path, failing: str, calls: list[str]) -> None:
+def test_a_fit_is_published_only_if_it_was_found_better(
+    tmp_path: Path, fit: int, release: int, calls: list[str], *, succeeds: bool
+) -> None:
     (job,) = of_kind(rendered(PRODUCTION), "CronJob")
     container = containers(job["spec"]["jobTemplate"]["spec"]["template"])[0]
     stub = tmp_path / "palate"
     stub.write_text(
         f"""#!/bin/sh
 echo "$*" >> {tmp_path}/calls
-if [ "$1" = {failing} ]; then exit 1; fi
-if [ "$1" = fit ]; then echo "fit-1a2b: on 40 held-out people, ..."; echo /var/lib/palate/artifacts/fit-1a2b; fi
+case "$1" in
+  fit) echo 'fit-1a2b: on 40 held-out people'; echo /var/lib/palate/artifacts/fit-1a2b; exit {fit};;
+  evaluate) exit {release};;
+esac
 """
     )
     stub.chmod(0o755)
     commands = container["args"][0].replace("/tmp/", f"{tmp_path}/")  # noqa: S108 - the pod's own
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run([*container["command"], commands], env=environment, check=False, capture_output=True)
-    assert (done.returncode == 0) == (failing != "fit"), done.stderr
-    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert (done.returncode == 0) == succeeds, done.stderr
+    expected = {"fit": "fit --from in-service", "evaluate": "evaluate release fit-1a2b"}
+    expected["artifacts"] = "artifacts publish fit-1a2b"
+    assert (tmp_path / "calls").read_text().splitlines() == [expected[call] for call in calls]
 
 
 def test_the_gateway_s_secret_goes_by_reference() -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serve.artifacts.registry import Registry
+from serve.home import Home
 from tests.e2e.server import Server, running_server
 from tests.serve.publishing import FIRST, SECOND, registry_of, second_artifact
 
@@ -110,14 +112,14 @@ class Load:
 
 
 def test_publishing_and_rolling_back_under_load(server: Server) -> None:
-    load = Load(server)
+    load, registry = Load(server), Registry(Home.from_env())
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         load.askers = [pool.submit(load.ask, number) for number in range(NUM_STREAMS)]
         try:
             load.wait_for(FIRST, 60.0)
             command("publish", SECOND)
             published_s = load.wait_for(SECOND, 30.0)
-            command("rollback", MODEL)
+            registry.rollback(MODEL)
             rolled_back_s = load.wait_for(FIRST, 30.0)
             command("publish", SECOND)
             load.wait_for(SECOND, 30.0)

@@ -25,6 +25,8 @@ from serve.jobs.store import url_option
 from user_store.open import open_store
 from user_store.redis_client import RedisOptions
 
+NOT_BETTER = 3  # exit status, apart from the 1 and 2 of errors
+
 
 @click.command("release")
 @click.argument("candidate")
@@ -44,7 +46,7 @@ def release(
     as_json: bool,
     seed: int,
 ) -> None:
-    """Compare CANDIDATE with the version in service on held-out people; exit with 1 if it should not replace it."""
+    """Compare CANDIDATE with the version in service on held-out people; exit with 3 if it should not replace it."""
     registry = Registry(Home.from_env().create())
     entry = registry.entry(candidate)
     serving = registry.serving(entry.manifest.model)
@@ -75,7 +77,7 @@ def release(
     else:
         click.echo(render(ruling, found))
         click.echo(path)
-    raise SystemExit(0 if ruling.is_passed else 1)
+    raise SystemExit(0 if ruling.is_passed else NOT_BETTER)
 
 
 def judge(gathered: Gathered, candidate: Entry, serving: Entry, seed: int) -> Comparison:

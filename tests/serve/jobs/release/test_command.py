@@ -17,6 +17,7 @@ from serve.artifacts.storage import save
 from serve.cli import palate
 from serve.errors import ConfigurationError
 from serve.home import Home
+from serve.jobs.release.command import NOT_BETTER
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.artifacts_for_tests import make_artifact
 from tests.serve.jobs.fit.cases import PARENT, fill, knowing
@@ -57,7 +58,7 @@ def run(*arguments: str) -> tuple[int, str]:
 def released(url: str, version: str) -> dict[str, Any]:
     code, output = run("evaluate", "release", version, "--url", url, "--json")
     ruling: dict[str, Any] = json.loads(output)
-    assert code == (0 if ruling["is_passed"] else 1)
+    assert code == (0 if ruling["is_passed"] else NOT_BETTER)
     return ruling
 
 
