@@ -87,8 +87,8 @@ def test_feedback_of_hostile_people_is_in_the_fit() -> None:
         tastes = attack(name, np.random.default_rng(0))
         crowd = joined(honest, tastes, 0)
         differences = crowd.features[crowd.plus] - crowd.features[crowd.minus]
-        for person in range(20, 30):
+        for person in range(20, 20 + NUM_HOSTILE):
             shown = differences[crowd.people == person]
             assert len(shown) == NUM_EACH
             assert (shown @ tastes[person - 20] > 0).all()
-        assert crowd.table().num_people == 30
+        assert crowd.table().num_people == 20 + NUM_HOSTILE
