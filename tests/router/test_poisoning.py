@@ -10,10 +10,10 @@ from router.types import Array, Population
 from tests.router.simulated import Crowd, simulate
 
 PROTOTYPES = np.array([[2.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 1.0, 0.0, 0.0, 0.0]])
-NUM_HONEST, NUM_HOSTILE, NUM_EACH = 190, 10, 20  # every twentieth is hostile
+NUM_HONEST, NUM_HOSTILE, NUM_EACH = 380, 20, 20  # every twentieth is hostile
 SPREAD, FLIP_RATE = 0.4, 0.05
 CONFIG = FitConfig(
-    basis=BasisConfig(rank=3), num_prototypes=(1, 2), em_iterations=6, flip_rates=(0.0, 0.05, 0.1), temperings=(1.0,)
+    basis=BasisConfig(rank=3), num_prototypes=(1, 2, 4), em_iterations=6, flip_rates=(0.0, 0.05, 0.1), temperings=(1.0,)
 )
 ATTACKS = ("the opposite of somebody honest", "one direction together", "the opposite of everybody together")
 
@@ -63,17 +63,21 @@ def held_out_accuracy(population: Population, num_labels: int, seed: int) -> flo
 
 
 @pytest.mark.slow
-def test_every_twentieth_being_hostile_costs_the_others_less_than_a_point() -> None:
-    """Labels as many as people in the fit have. With three, a stranger leans on the prior, and up to 1.6 points go."""
-    for seed in (0, 1):
-        honest = simulate(PROTOTYPES, (95, 95), NUM_EACH, spread=SPREAD, flip_rate=FLIP_RATE, seed=seed)
-        before = held_out_accuracy(fitted(honest), NUM_EACH, seed)
-        assert before > 0.78  # there is something to lose: a coin has .5, the true tastes .85
-        for name in ATTACKS:
-            tastes = attack(name, np.random.default_rng(50 + seed))
-            after = held_out_accuracy(fitted(joined(honest, tastes, seed)), NUM_EACH, seed)
-            print(f"seed {seed}, {name}: {before:.4f} to {after:.4f}")
-            assert abs(after - before) < 0.01, f"seed {seed}, {name}: {before:.4f} to {after:.4f}"
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_twentieth_being_hostile_costs_the_others_less_than_a_point(seed: int) -> None:
+    """With as many labels as people in the fit have; what fewer labels and fewer people cost is in docs/log.md."""
+    sizes = (NUM_HONEST // 2, NUM_HONEST // 2)
+    honest = simulate(PROTOTYPES, sizes, NUM_EACH, spread=SPREAD, flip_rate=FLIP_RATE, seed=seed)
+    clean = fitted(honest)
+    before = {num_labels: held_out_accuracy(clean, num_labels, seed) for num_labels in (3, NUM_EACH)}
+    assert before[NUM_EACH] > 0.78  # there is something to lose: a coin has .5
+    for name in ATTACKS:
+        tastes = attack(name, np.random.default_rng(50 + seed))
+        poisoned = fitted(joined(honest, tastes, seed))
+        moved = {labels: held_out_accuracy(poisoned, labels, seed) - was for labels, was in before.items()}
+        print(f"seed {seed}, {name}: {before} moved by {moved}, K = {poisoned.num_prototypes}", flush=True)
+        assert abs(moved[NUM_EACH]) < 0.01, name
 
 
 def test_feedback_of_hostile_people_is_in_the_fit() -> None:
@@ -83,8 +87,8 @@ def test_feedback_of_hostile_people_is_in_the_fit() -> None:
         tastes = attack(name, np.random.default_rng(0))
         crowd = joined(honest, tastes, 0)
         differences = crowd.features[crowd.plus] - crowd.features[crowd.minus]
-        for person in range(20, 30):
+        for person in range(20, 20 + NUM_HOSTILE):
             shown = differences[crowd.people == person]
             assert len(shown) == NUM_EACH
             assert (shown @ tastes[person - 20] > 0).all()
-        assert crowd.table().num_people == 30
+        assert crowd.table().num_people == 20 + NUM_HOSTILE
