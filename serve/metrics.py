@@ -47,6 +47,8 @@ STORE_CALLS = (
     "put_completion",
     "get_completion",
 )
+EXPERIMENT_ARMS = ("candidate", "control")
+NO_EXPERIMENT = "none"
 REFUSALS = ("requests", "tokens", "user", "queue")
 CHAT_PATH = "/v1/chat/completions"
 FEEDBACK_PATH = "/v1/feedback"
@@ -208,6 +210,13 @@ class Metrics:
         folder = os.environ.get(FOLDER_VARIABLE)
         return generate_latest(self._registry) if folder is None else render_folder(folder)
 
+    def begin_experiment(self, name: str) -> None:
+        """Let an experiment's series be there before anything is counted."""
+        for arm in EXPERIMENT_ARMS:
+            self.experiment_answers.labels(name, arm)
+            for thumb in THUMBS:
+                self.experiment_thumbs.labels(name, arm, thumb)
+
     def declared(self) -> list[MetricWrapperBase]:
         """List the metrics in the order of their declaration."""
         return [value for value in vars(self).values() if isinstance(value, MetricWrapperBase)]
@@ -247,6 +256,8 @@ class Metrics:
                 self.thumbs.labels(thumb, arm, NO_PROTOTYPE)
         for call in STORE_CALLS:
             self.store_seconds.labels(call)
+        self.experiment.labels(NO_EXPERIMENT, NO_EXPERIMENT)
+        self.begin_experiment(NO_EXPERIMENT)
         self.reward_gain.labels(NO_PROTOTYPE)
 
 

@@ -124,6 +124,7 @@ class Publications:
             self._metrics.experiment.labels(before.experiment.name, before.experiment.candidate).set(0)
             logger.warning("experiment '%s' has ended", before.experiment.name)
         if trial is not None:
+            self._metrics.begin_experiment(trial.experiment.name)
             self._metrics.experiment.labels(trial.experiment.name, trial.experiment.candidate).set(
                 trial.experiment.share
             )
