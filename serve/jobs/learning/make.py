@@ -51,7 +51,7 @@ class MakeConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
-    max_dose: float = 0.3
+    max_dose: float = 0.15
     num_questions: int = 64
     seed: int = 0
 
@@ -84,7 +84,7 @@ class Measured:
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
-@click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--max-dose", default=0.15, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option("--seed", default=0, show_default=True)
 def make(
     corpus_folders: tuple[Path, ...],
