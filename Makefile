@@ -9,7 +9,7 @@ LOCK := deploy/requirements-cpu.lock
 LOCK_FLAGS ?= --torch-backend cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check format browser chaos bench lock vendor clean
+.PHONY: help setup serve test check format browser pictures chaos bench lock vendor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: setup ## Format and mend what the linter can
 
 browser: setup ## The page's tests in a real browser (Debian's chromium)
 	$(BIN)/python -m pytest -m "browser and not gpu" $(PYTEST_FLAGS) tests/e2e
+
+pictures: setup ## The README's pictures, from the running page (Debian's chromium)
+	$(BIN)/python -m tests.e2e.pictures
 
 chaos: setup ## The slow failure tests
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_FLAGS) $(TESTS)
