@@ -1,4 +1,4 @@
-"""Documents say what is there: the tests that the table of failures names, and the links."""
+"""Documents say what is there: the tests that the table of failures names, the links, the commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import re
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 
+from serve.cli import palate
+
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "CONTRIBUTING.md", ROOT / "helm" / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "helm" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
 FAILURES = (ROOT / "docs" / "failures.md").read_text()
 NAMED = re.compile(r"(\*chaos\* )?`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
+COMMAND = re.compile(r"`(?:\.venv/bin/)?palate ((?:[a-z-]+ ?)+)")
 ROWS = (
     "engine replica dies", "ingress replica dies", "Redis dies", "Redis is slow", "index is lost", "artifact is broken",
     "disk is full", "clock jumps", "Overload", "do not read", "hostile input", "Poisoning",
@@ -53,3 +59,16 @@ def test_the_table_has_no_other_rows() -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for target, _ in LINK.findall(document.read_text()):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_exist(document: Path) -> None:
+    for words in COMMAND.findall(document.read_text()):
+        command: click.Command = palate
+        with click.Context(palate) as context:
+            for word in words.split():
+                if not isinstance(command, click.Group):
+                    break
+                found = command.get_command(context, word)
+                assert found is not None, f"{document.name} names `palate {words}`"
+                command = found
