@@ -29,7 +29,7 @@ from serve.artifacts.registry import find_artifact
 from serve.config import Config
 from serve.errors import ConfigurationError, EngineUnavailable
 from serve.home import Home
-from serve.models import check_hub, resolve
+from serve.models import find_model
 
 PR_SET_CHILD_SUBREAPER = 36
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray's smallest; tokens do not go through it
@@ -48,8 +48,8 @@ def serve_forever(config: Config, home: Home) -> None:
     """
     _check_port(config.http.host, config.http.port)
     find_artifact(config, home)  # whoever starts a server hears of it; replicas that come up later serve without
-    if config.engine.kind == "vllm" and resolve(config.model.id, home) == config.model.id:
-        check_hub(config.model.id, config.model.revision)
+    if config.engine.kind == "vllm":
+        find_model(config.model.id, config.model.revision, home)
     stop = _Stop()
     with _adopted_processes(), _runtime_folder() as runtime, _ray_stopped_at_exit(), stop.on_signals():
         _set_environment(config, runtime)

