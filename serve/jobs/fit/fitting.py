@@ -177,7 +177,7 @@ def _verdict(population: Population, questions: FeedbackTable) -> Verdict:
 
 
 def _artifact(parent: Artifact, population: Population, table: FeedbackTable) -> Artifact:
-    response = np.asarray(np.cov(population.features(table.features), rowvar=False), np.float64)
+    response = table.reward_covariance(population)
     effects = parent.instruction_effects
     if effects is not None:  # what instructions do along directions that the parent did not have is not known
         padded = np.zeros((len(effects), population.num_features))
