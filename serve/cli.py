@@ -189,6 +189,7 @@ palate.add_command(
             "overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput."),
             "best-of": ("serve.jobs.bench_best_of:best_of", "Candidates, halving and choice, against bare vLLM."),
             "router": ("serve.jobs.bench_router:router", "What the preference core costs, by D, K, N and people."),
+            "fit": ("serve.jobs.bench_fit:fit", "Time, memory and growth of `palate fit`, by people."),
             "load": ("serve.jobs.bench_load:load", "More than it can take, for long: memory, refusals, times."),
             "store": ("serve.jobs.bench_store:store", "Bytes, reads, updates and index with synthetic people."),
         },
