@@ -218,6 +218,7 @@ palate.add_command(
                 "serve.jobs.simulated.command:simulated",
                 "People with hidden tastes, served and measured.",
             ),
+            "chain": ("serve.jobs.chain.command:chain", "From a fresh install to a published version, and its worth."),
             "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
         },
@@ -248,6 +249,8 @@ palate.add_command(
         help="Directions that bend answers: what they do, and what they cost.",
         lazy={
             "show": ("serve.jobs.learning.steer:show", "Dose against effect for the named attributes."),
+            "discover": ("serve.jobs.steering.command:discover_command", "Directions of taste that have no name yet."),
+            "name": ("serve.jobs.steering.command:name_command", "Name one: a new version with that attribute."),
         },
     )
 )

@@ -26,12 +26,10 @@ from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load
 from serve.home import Home
 from serve.jobs.fit.fitting import Refit, RefitConfig, refit
-from serve.jobs.fit.gathering import Gathered, gather
+from serve.jobs.fit.gathering import Gathered, read_everybody
 from serve.jobs.fit.resuming import Steps
 from serve.jobs.fit.workers import counted, ray_workers
-from serve.jobs.store import run as run_job
 from serve.jobs.store import url_option
-from user_store.open import open_store
 from user_store.redis_client import RedisOptions
 
 MAX_AGE_S = 86_400.0
@@ -140,16 +138,7 @@ def _gathered(url: str, options: RedisOptions, parent: Artifact, max_events: int
     kept = work / GATHERED
     if kept.exists():
         return Gathered.load(kept)
-
-    async def read() -> Gathered:
-        store = await open_store(url, options)
-        try:
-            with tqdm(unit=" people", desc="gather", file=sys.stderr) as bar:
-                return await gather(store, parent.feature_space, max_events, bar.update)
-        finally:
-            await store.close()
-
-    gathered = run_job(read())
+    gathered = read_everybody(url, options, parent.feature_space, max_events)
     gathered.save(kept)
     return gathered
 
