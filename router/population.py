@@ -67,7 +67,7 @@ class FitConfig:
     flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25)
     temperings: tuple[float, ...] = (1.0, 0.8, 0.6)
     held_out_share: float = 0.15
-    max_choosing: int = 4_000  # people on whom K is chosen and EM begun; everybody is in its last steps
+    max_choosing: int = 10_000  # people on whom K is chosen and EM begun; everybody is in its last steps
 
     def __post_init__(self) -> None:
         if (
