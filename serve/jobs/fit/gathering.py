@@ -65,7 +65,7 @@ async def gather(store: UserStore, space: FeatureSpace, max_events: int, progres
     people: list[list[Event]] = []
     places: list[float] = []
     times: list[float] = []
-    async for key in _everybody(store):
+    async for key in everybody(store):
         events = await _events_of(store, key, reader)
         progress(1)
         if events:
@@ -99,7 +99,8 @@ def raw_reader(space: FeatureSpace) -> Preferences:
     return Preferences(Artifact(population, space, response=np.eye(size)))
 
 
-async def _everybody(store: UserStore) -> AsyncIterator[UserKey]:
+async def everybody(store: UserStore) -> AsyncIterator[UserKey]:
+    """Yield every person of every tenant."""
     async for tenant in store.list_tenants():
         async for key in store.iter_users(tenant):
             yield key
