@@ -75,10 +75,8 @@ def judge(base: Answers, adapted: Answers, judges: Judges, seed: int = 0) -> Fin
     best = ((before.max(axis=1) - before.mean(axis=1)) / np.maximum(spread, 1e-9)).mean(axis=0)  # (J,)
     changes = (adapted.logprobs - base.logprobs).mean(axis=1)  # (P,)
     rng = np.random.default_rng(seed)
-    draws = [
-        (rng.integers(num_prompts, size=num_prompts), rng.integers(num_judges, size=num_judges))
-        for _ in range(NUM_DRAWS)
-    ]
+    drawn_prompts = rng.integers(num_prompts, size=(NUM_DRAWS, num_prompts))
+    draws = list(zip(drawn_prompts, rng.integers(num_judges, size=(NUM_DRAWS, num_judges)), strict=True))
 
     def mean(values: Array) -> Callable[[NDArray[np.int64], NDArray[np.int64]], float]:
         def over(prompts: NDArray[np.int64], people: NDArray[np.int64]) -> float:

@@ -220,4 +220,5 @@ def _layers_name(model: Any) -> str:
     lists = [(len(module), name) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
     if not lists:
         raise ValueError("the model has no list of layers that an adapter could be put on")
-    return max(lists)[1].rsplit(".", 1)[-1]
+    name: str = max(lists)[1]
+    return name.rsplit(".", 1)[-1]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from serve.artifacts.registry import Entry, Registry
 from serve.artifacts.rulings import Ruling, fingerprint
-from serve.artifacts.storage import load
+from serve.artifacts.storage import load, version_of
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.jobs.fit.fitting import LONG_ENOUGH
@@ -58,6 +58,11 @@ def release(
         raise ConfigurationError(
             f"{candidate} reads feature space {entry.manifest.feature_space}, {serving.manifest.version} reads "
             f"{serving.manifest.feature_space}: no stored feedback fits both."
+        )
+    if _is_same_population(entry, serving):
+        raise ConfigurationError(
+            f"{candidate} predicts exactly as {serving.manifest.version} does: only its adapters differ, and "
+            "`palate adapt` judged those. Publish it, or try it with `palate experiments start`."
         )
     gathered = _gathered(url, RedisOptions(username=username, password=password), entry, max_events)
     found = judge(gathered, entry, serving, seed)
@@ -113,6 +118,10 @@ def render(ruling: Ruling, found: Comparison) -> str:
     lines.append(f"{'ms to learn':24}{found.update_ms[0]:28.2f}{found.update_ms[1]:28.2f}")
     lines.append("It may be published." if ruling.is_passed else "It should not be published:")
     return "\n".join([*lines, *(f"- {reason}" for reason in ruling.reasons)])
+
+
+def _is_same_population(one: Entry, other: Entry) -> bool:
+    return len({version_of(load(entry.folder).population, "") for entry in (one, other)}) == 1
 
 
 def _gathered(url: str, options: RedisOptions, entry: Entry, max_events: int) -> Gathered:

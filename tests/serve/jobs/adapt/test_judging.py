@@ -80,7 +80,7 @@ def test_choosing_among_the_bases_answers_is_shown_beside_it() -> None:
         ({"refusals": np.tile([0.0, 1.0], (P, 1))}, "refuses"),
     ],
 )
-def test_a_winner_that_costs_too_much_is_refused(changes: dict[str, np.ndarray], reason: str) -> None:  # type: ignore[type-arg]
+def test_a_winner_that_costs_too_much_is_refused(changes: dict[str, np.ndarray], reason: str) -> None:
     (said,) = decide(judge(BASE, replace(answers(1.0, seed=1), **changes), judges()), Limits())
     assert reason in said
 

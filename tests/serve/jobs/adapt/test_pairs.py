@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_a_corpus_of_another_model_is_refused() -> None:
         corpus_pairs(other, artifact_of(corpus), 0, 1)
 
 
-def said(kind: FeedbackKind, value: JsonValue, name: str = "e", **payload: JsonValue) -> FeedbackEvent:
+def said(kind: FeedbackKind, value: JsonValue, payload: Mapping[str, JsonValue], name: str = "e") -> FeedbackEvent:
     return event(name, kind=kind, value=value, payload=payload)
 
 
@@ -104,23 +105,24 @@ def readable(events: list[FeedbackEvent]) -> list[tuple[str, str]]:
 
 
 def test_choices_rankings_and_what_people_wrote_are_pairs() -> None:
-    inline = {"messages": MESSAGES, "candidates": TEXTS}
-    assert readable([said(FeedbackKind.COMPARISON, 1, **inline)]) == [("b", "a"), ("b", "c")]
-    assert readable([said(FeedbackKind.RANKING, [2, 0, 1], **inline)]) == [("c", "a"), ("a", "b")]
-    assert readable([said(FeedbackKind.EDIT, "mine", messages=MESSAGES, candidates=["a"])]) == [("mine", "a")]
-    assert told_pairs([said(FeedbackKind.COMPARISON, 1, **inline)], ())[0].messages == (("user", "Hi"),)
+    inline: dict[str, JsonValue] = {"messages": MESSAGES, "candidates": TEXTS}
+    assert readable([said(FeedbackKind.COMPARISON, 1, inline)]) == [("b", "a"), ("b", "c")]
+    assert readable([said(FeedbackKind.RANKING, [2, 0, 1], inline)]) == [("c", "a"), ("a", "b")]
+    assert readable([said(FeedbackKind.EDIT, "mine", {"messages": MESSAGES, "candidates": ["a"]})]) == [("mine", "a")]
+    assert told_pairs([said(FeedbackKind.COMPARISON, 1, inline)], ())[0].messages == (("user", "Hi"),)
 
 
 def test_an_answered_question_needs_no_kept_text() -> None:
     asked = question_id(QUESTIONS[2])
     first, second = QUESTIONS[2].answers
-    assert readable([said(FeedbackKind.COMPARISON, 1, question_id=asked)]) == [(second, first)]
+    assert readable([said(FeedbackKind.COMPARISON, 1, {"question_id": asked})]) == [(second, first)]
 
 
 def test_thumbs_and_ratings_on_one_conversation_become_pairs() -> None:
     def graded(kind: FeedbackKind, value: int, choice: int, content: str = "Hi") -> FeedbackEvent:
         messages: list[JsonValue] = [{"role": "user", "content": content}]
-        return said(kind, value, f"{kind}-{choice}", messages=messages, candidates=TEXTS, choice=choice)
+        payload: dict[str, JsonValue] = {"messages": messages, "candidates": TEXTS, "choice": choice}
+        return said(kind, value, payload, f"{kind}-{choice}")
 
     up, down = graded(FeedbackKind.THUMB, 1, 0), graded(FeedbackKind.THUMB, -1, 2)
     assert readable([up, down]) == [("a", "c")]
@@ -142,17 +144,17 @@ def test_thumbs_and_ratings_on_one_conversation_become_pairs() -> None:
     ],
 )
 def test_what_has_no_plain_text_is_no_pair(payload: dict[str, JsonValue]) -> None:
-    assert readable([said(FeedbackKind.COMPARISON, 0, **payload)]) == []
+    assert readable([said(FeedbackKind.COMPARISON, 0, payload)]) == []
 
 
 @pytest.mark.parametrize("value", [7, -1, "0", None])
 def test_a_choice_that_is_not_there_is_no_pair(value: JsonValue) -> None:
-    assert readable([said(FeedbackKind.COMPARISON, value, messages=MESSAGES, candidates=TEXTS)]) == []
+    assert readable([said(FeedbackKind.COMPARISON, value, {"messages": MESSAGES, "candidates": TEXTS})]) == []
 
 
 def test_of_many_pairs_the_newest_count() -> None:
     many = [
-        said(FeedbackKind.COMPARISON, 0, f"e{i}", messages=MESSAGES, candidates=[f"new {i}", "old"])
+        said(FeedbackKind.COMPARISON, 0, {"messages": MESSAGES, "candidates": [f"new {i}", "old"]}, f"e{i}")
         for i in range(MAX_BY_PERSON + 5)
     ]
     found = readable(many)
