@@ -142,7 +142,7 @@ def train(
             pair = pairs[index]
             margin = config.beta * (_ratio(model, pair) - reference[index])  # (1,)
             loss = pair.weight / mean_weight * robust_loss(margin, config.flip_rate).sum() / len(batches[step])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             losses.append(loss.item())
             hits.append(margin.item() > 0.0)
         torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
@@ -174,13 +174,14 @@ def answer_logprobs(model: Any, prompt: tuple[int, ...], answers: Sequence[tuple
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1, use_cache=False).logits[:, :-1]
     targets = ids[:, len(prompt) :]  # (n, T)
     said = logits.float().log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
-    return (said * mask[:, len(prompt) :]).sum(dim=1)
+    total: torch.Tensor = (said * mask[:, len(prompt) :]).sum(dim=1)
+    return total
 
 
 def _ratio(model: Any, pair: Tokens) -> torch.Tensor:
     """Return log π(chosen) − log π(rejected), (1,)."""
-    chosen, rejected = answer_logprobs(model, pair.prompt, [pair.chosen, pair.rejected])
-    return (chosen - rejected)[None]
+    said = answer_logprobs(model, pair.prompt, [pair.chosen, pair.rejected])
+    return said[:1] - said[1:]
 
 
 def _reference(model: Any, pairs: Sequence[Tokens]) -> list[float]:

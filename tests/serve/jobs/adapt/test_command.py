@@ -25,7 +25,7 @@ from serve.jobs.adapt.answering import Answered, Asking
 from serve.jobs.adapt.command import NOBODY_WON
 from serve.jobs.adapt.judging import Answers
 from serve.jobs.adapt.pairs import taste_of
-from serve.jobs.adapt.training import Checkpoints, Progress, Tokens, TrainingConfig
+from serve.jobs.adapt.training import Checkpoints, Progress, Tokens, TrainingConfig, train
 from serve.jobs.learning.corpus import Sample, add_part, begin
 from serve.jobs.learning.prompts import Role, load_prompts, of_role
 from tests.serve.artifacts.test_storage import manifest_of
@@ -187,7 +187,7 @@ def test_a_killed_run_goes_on(
     answered([0.3])
     whole = json.loads(run(prepared, "--json", "--prototype", "0").stdout)
     taken: list[int] = []
-    train, ask = adapting.train, adapting.ask
+    ask = adapting.__dict__["ask"]
 
     def counting(
         model: Any,

@@ -33,7 +33,9 @@ ANNA, BEN, CARA, NOBODY = (UserKey("default", name) for name in ("anna", "ben", 
 class Listening(ScriptedEngine):
     """Remembers the arms it was asked for."""
 
-    arms: Sequence[EngineArm] = ()
+    def __init__(self) -> None:
+        super().__init__("m")
+        self.arms: Sequence[EngineArm] = ()
 
     @asynccontextmanager
     async def candidates(self, request: GenerationRequest) -> AsyncIterator[CandidateRun]:
@@ -59,20 +61,20 @@ async def arms_for(people: People, engine: Listening, key: UserKey) -> tuple[lis
         Sampling(seed=1, max_tokens=20, ignore_eos=True),
         chat=ChatInput([{"role": "user", "content": "Hello"}]),
     )
-    engine.arms = ()
     answer = await pipeline.answer(request, [key], Options())
     async for _ in answer.outputs:
         pass
     await pipeline.shutdown()
     record = await people.store.get_completion("default", request.request_id, now=time.time())
-    return [arm.adapter for arm in engine.arms], record.arms
+    asked: Sequence[EngineArm] = engine.arms
+    return [arm.adapter for arm in asked], record.arms
 
 
 @pytest.mark.parametrize("max_loras", [0, 2])
 async def test_an_adapters_arm_is_for_people_of_its_prototype(tmp_path: Path, max_loras: int) -> None:
     liking_long, liking_short = (str(write_adapter(tmp_path / name)) for name in ("long", "short"))
     artifact = replace(scripted_artifact("m"), adapters=(liking_long, liking_short))
-    engine = Listening("m")
+    engine = Listening()
     await engine.start()
     store = await open_store(f"sqlite://{tmp_path}/people.db")
     people = People(store, Edition(Preferences(servable(artifact, max_loras, 8))))
