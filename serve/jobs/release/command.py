@@ -59,7 +59,7 @@ def release(
             f"{candidate} reads feature space {entry.manifest.feature_space}, {serving.manifest.version} reads "
             f"{serving.manifest.feature_space}: no stored feedback fits both."
         )
-    if _is_same_population(entry, serving):
+    if _differs_by_adapters(entry, serving):
         raise ConfigurationError(
             f"{candidate} predicts exactly as {serving.manifest.version} does: only its adapters differ, and "
             "`palate adapt` judged those. Publish it, or try it with `palate experiments start`."
@@ -120,8 +120,11 @@ def render(ruling: Ruling, found: Comparison) -> str:
     return "\n".join([*lines, *(f"- {reason}" for reason in ruling.reasons)])
 
 
-def _is_same_population(one: Entry, other: Entry) -> bool:
-    return len({version_of(load(entry.folder).population, "") for entry in (one, other)}) == 1
+def _differs_by_adapters(one: Entry, other: Entry) -> bool:
+    """Whether two versions have one population and at least one of them adapters."""
+    both = [load(entry.folder) for entry in (one, other)]
+    has_adapters = any(adapter for artifact in both for adapter in artifact.adapters)
+    return has_adapters and len({version_of(artifact.population, "") for artifact in both}) == 1
 
 
 def _gathered(url: str, options: RedisOptions, entry: Entry, max_events: int) -> Gathered:
