@@ -58,6 +58,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "adapt": ("serve.jobs.adapt.command:adapt", "Adapters for prototypes, judged before they may serve."),
         "import": ("serve.jobs.importing.command:import_command", "Judgements collected elsewhere, as people."),
         "fit": ("serve.jobs.fit.command:fit", "A new artifact from the feedback collected so far."),
         "metrics": ("serve.jobs.metrics:metrics", "A node's metrics for Prometheus, and what they mean."),

@@ -325,7 +325,8 @@ class VllmEngine:
             delta = self._delta(request, own, completion, index, has_called)
             return msgspec.structs.replace(delta, token_ids=list(completion.token_ids))
 
-        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, _lora(arm.adapter), to_delta)
+        lora = lora_request(arm.adapter)
+        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, lora, to_delta)
 
     def _check_tools(self, chat: ChatInput) -> None:
         """Calls that the model may choose are found in its text, by the model's own parser."""
@@ -406,7 +407,7 @@ def instructed(request: GenerationRequest, instruction: str | None) -> Generatio
     return msgspec.structs.replace(request, chat=msgspec.structs.replace(request.chat, messages=messages))
 
 
-def _lora(adapter: str | None) -> Any:
+def lora_request(adapter: str | None) -> Any:
     """Name an adapter's folder to vLLM; its id is a hash, so that every replica agrees on it."""
     if adapter is None:
         return None
