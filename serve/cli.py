@@ -194,6 +194,7 @@ palate.add_command(
         help="How well people's tastes are known and served.",
         lazy={
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
+            "questions": ("serve.jobs.few_shot.questions:questions", "Active questions against random ones."),
         },
     )
 )

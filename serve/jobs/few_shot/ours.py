@@ -1,11 +1,12 @@
 """Palate itself, and nearest neighbours in its latents.
 
-How far to trust a posterior of k events, its nearest neighbours and the pooled opinion is learned in a rehearsal: all
-is fitted once more without some of the training people and texts, who are then asked; once for texts others have
-judged, once for texts of which only the features are known. Knows nothing of test people.
+How far to trust a posterior of k events, its nearest neighbours and the pooled opinion is learned in rehearsals: all
+is fitted again without some of the training people and texts, who are then asked, once of texts others have judged and
+once of texts nobody has. Knows nothing of test people.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from router.types import Array, Evidence, Posterior
 from serve.jobs.few_shot.features import Inputs
 from serve.jobs.few_shot.models import Pooled, as_evidence, as_table, differences
 from serve.jobs.few_shot.protocol import Rows, Split
+from serve.jobs.few_shot.unseen import foretell
 
 CONFIG = FitConfig(
     basis=BasisConfig(rank=12),
@@ -28,6 +30,7 @@ CONFIG = FitConfig(
     flip_rates=(0.0,),
     temperings=(1.0, 0.85, 0.7),
 )
+REHEARSAL = replace(CONFIG, num_prototypes=(1,))  # more do not change how far it can be trusted
 NUM_NEIGHBOURS = 25
 STEADINESS = 10.0  # how firmly the weights of one number of shots are held to those of the one before
 POOLED = np.array([0.0, 0.0, 1.0])
@@ -37,10 +40,13 @@ Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are
 class Tastes:
     """The fitted population, its features of every item, and every training person's latent."""
 
-    def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
+    def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         table = as_table(inputs, split.train, split.train_people)
-        self.population, self.report = fit_population(table, inputs.layout, CONFIG, seed)
-        self.phi = self.population.features(inputs.features)  # (n + 1, D)
+        self.population, self.report = fit_population(table, inputs.layout, config, seed)
+        phi = self.population.features(inputs.features)
+        num_given = len(inputs.layout.fixed_rows)  # these need the text alone
+        learned = foretell(inputs, split.train, phi[:, num_given:])
+        self.phi = np.hstack([phi[:, :num_given], learned])  # (n + 1, D)
         weights, means = self.population.mixture_weights, self.population.prior_means
         self.mean = weights @ means
         spread = np.einsum("k,kij->ij", weights, self.population.prior_covariances)
@@ -80,10 +86,10 @@ class Tastes:
 class Opinions:
     """What can be said of a person's questions: by the person's posterior, by their neighbours, and by everyone."""
 
-    def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
+    def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         self.is_seen = inputs.is_seen
-        self.pooled = Pooled(inputs, as_table(inputs, split.train, split.train_people))
-        self.tastes = Tastes(inputs, split, seed)
+        self.pooled = Pooled(inputs, split.train, split.train_people)
+        self.tastes = Tastes(inputs, split, config, seed)
 
     def of(self, kind: str, shots: Rows, questions: Rows) -> Array:
         """Return log-odds (M, 3) of each question's first answer: the posterior's, the neighbours', everyone's."""
@@ -112,21 +118,31 @@ class Palate:
         return np.asarray(expit(np.where(seen, opinions @ known, opinions @ unknown)))
 
 
-def learn_trust(opinions: Opinions, rehearsals: Mapping[int, Split]) -> Trust:
-    """Learn how far to trust each opinion after k shots, from rehearsals with k shots on people `opinions` has not met.
+Asked = dict[tuple[str, int, bool], list[Array]]  # kind, shots, seen -> opinions (M, 3) of each rehearsed person
 
-    One log-linear pool per kind of question and for seen and unseen texts apart, by ridge-penalised likelihood: the
+
+def rehearse(opinions: Opinions, rehearsals: Mapping[int, Split], asked: Asked) -> None:
+    """Ask people `opinions` has not met, after k shots each; adds to what was `asked` before."""
+    for k, split in rehearsals.items():
+        for kind, people in split.test.items():
+            for person in people:
+                for seen, questions in ((True, person.warm), (False, person.cold)):
+                    own = asked.setdefault((kind, k, seen), [])
+                    if len(questions):
+                        own.append(opinions.of(kind, person.shots, questions))
+
+
+def learn_trust(asked: Asked) -> Trust:
+    """Learn how far to trust each opinion after k shots.
+
+    One log-linear pool per kind of question, for seen and unseen texts apart, by ridge-penalised likelihood: the
     weights start from the pooled opinion alone at no shots and are held near those of the next smaller k.
     """
     trust: Trust = {}
-    for kind in next(iter(rehearsals.values())).test if rehearsals else ():
-        for seen in (True, False):
-            asked = [
-                [opinions.of(kind, person.shots, person.warm if seen else person.cold) for person in split.test[kind]]
-                for _, split in sorted(rehearsals.items())
-            ]
-            weights = _join([[own for own in people if len(own)] for people in asked])
-            trust |= {(kind, k, seen): own for k, own in zip(sorted(rehearsals), weights, strict=True)}
+    for kind, seen in dict.fromkeys((kind, seen) for kind, _, seen in asked):
+        numbers = sorted(k for other, k, which in asked if (other, which) == (kind, seen))
+        weights = _join([asked[kind, k, seen] for k in numbers])
+        trust |= {(kind, k, seen): own for k, own in zip(numbers, weights, strict=True)}
     return trust
 
 
