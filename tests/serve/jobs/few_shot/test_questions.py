@@ -35,7 +35,7 @@ def test_gains_are_over_ten_random_questions() -> None:
     assert records[3]["active_less_ten_random"] == 0.0
 
 
-def test_both_ways_of_asking_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_are_asked_until_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POOL", 5)
     features = tmp_path / "features.npy"
     np.save(features, np.random.default_rng(0).normal(size=(len(load(SLICE).texts), 8)))
@@ -44,10 +44,13 @@ def test_both_ways_of_asking_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     done = CliRunner().invoke(questions, options)
     assert done.exit_code == 0, done.output
     document = json.loads(output.read_text())
-    first, last = document["curves"][0], document["curves"][10]
-    assert first["active"] == first["random"]  # nothing asked yet
-    for way in ("active", "random"):
-        assert last[f"{way}_log_loss"] < first[f"{way}_log_loss"]
+    for name in ("active_log_loss", "random_log_loss"):
+        curve = [record[name] for record in document["curves"]]
+        assert len(set(curve[:6])) == 6  # five liked, five disliked, and no text twice: five questions
+        assert len(set(curve[5:])) == 1
+    first, last = document["curves"][0], document["curves"][5]
+    assert first["active_log_loss"] == pytest.approx(first["random_log_loss"])  # nothing asked yet
+    assert last["active_log_loss"] != last["random_log_loss"]
 
 
 def test_too_little_to_ask_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@ import pytest
 
 from router.types import Array
 from serve.jobs.few_shot import unseen
+from serve.jobs.few_shot.data import Index
 from serve.jobs.few_shot.features import Inputs, make_inputs
 from serve.jobs.few_shot.unseen import HALF_SURE, foretell
 
 N = 40
 
 
-def case() -> tuple[Inputs, Array, Array]:
+def case() -> tuple[Inputs, Index, Array]:
     """Forty texts, the last eight cold, one without a label; values are linear in the text up to noise."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(N, 4))
@@ -39,10 +40,10 @@ def test_the_strength_is_that_of_the_smallest_leave_one_out_error(monkeypatch: p
     weights = counts / (counts + HALF_SURE)
     weights /= weights.mean()
     X = np.column_stack([inputs.foretelling[:31], np.ones(31)])
-    errors = []
+    errors: list[Array] = []
     for strength in unseen.STRENGTHS:
         penalty = np.diag([strength * 31] * (X.shape[1] - 1) + [0.0])
-        misses = []
+        misses: list[Array] = []
         for left_out in range(31):
             w = np.where(np.arange(31) == left_out, 0.0, weights)[:, None]
             slopes = np.linalg.solve(X.T @ (w * X) + penalty, X.T @ (w * values[:31]))
