@@ -57,6 +57,8 @@ def fit_basis(
     """
     base, threshold = fit_base(table, base_inputs, config.base_ridge)
     U, P = table.num_people, taste_inputs.shape[1]
+    if config.rank == 0:  # nothing but the shared reward
+        return Basis(np.zeros((0, P)), base, threshold, np.zeros((U, 0)))
     scale = 0.1 / np.sqrt(max(float((taste_inputs**2).sum(axis=1).mean()), 1e-12))
     start = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
     return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *start]))

@@ -6,6 +6,7 @@ out. Attributes overlap with each other and with directions that have no name, h
 Knows nothing of texts, of storage, or of how events are forgotten: the caller passes the means that remain.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def explain(
         raise ValueError(f"decisions must have shape (any, {D}), but has {decisions.shape}")
     rows = [d for d in range(D) if attribute_names[d]]
     scales = np.sqrt(np.diag(response))[rows]  # (A,)
-    directions = response[rows] / scales[:, None]  # (A, D)
+    directions = np.array([*attribute_directions(attribute_names, response).values()]).reshape(-1, D)  # (A, D)
     shares, unnamed = _decision_shares(taste.mean, decisions, directions, decisions[:, rows] / scales)
     beliefs = [
         _belief(taste, direction, attribute_names[row], share, means_without)
@@ -84,6 +85,14 @@ def explain(
     ]
     beliefs.sort(key=lambda belief: -abs(belief.mean))
     return Explanation(len(means_without), tuple(beliefs), unnamed, _text(beliefs, unnamed, len(means_without)))
+
+
+def attribute_directions(attribute_names: tuple[str, ...], response: Array) -> dict[str, Array]:
+    """Return for each name the direction (D,) whose product with a taste is the reward of one deviation more of it.
+
+    `response` (D, D) is the features' covariance: texts that show more of an attribute differ in other features too.
+    """
+    return {name: response[row] / math.sqrt(response[row, row]) for row, name in enumerate(attribute_names) if name}
 
 
 def _decision_shares(mean: Array, decisions: Array, directions: Array, changes: Array) -> tuple[Array, float]:

@@ -32,7 +32,7 @@ def choose_tempering(population: Population, people: Sequence[Evidence], candida
 
     def loss(tempering: float) -> float:
         tempered = replace(population, tempering=tempering)
-        return sum(float(_halves(tempered, person)[1].mean()) for person in _long_enough(people))
+        return sum(float(halves(tempered, person)[1].mean()) for person in _long_enough(people))
 
     return min(candidates, key=loss)
 
@@ -42,7 +42,7 @@ def report_groups(population: Population, people: Sequence[Evidence]) -> GroupRe
     K = population.num_prototypes
     members: list[list[tuple[float, float]]] = [[] for _ in range(K)]
     for person in _long_enough(people):
-        posterior, losses = _halves(population, person)
+        posterior, losses = halves(population, person)
         members[int(posterior.responsibilities.argmax())].append((float((losses < np.log(2)).mean()), losses.mean()))
     shares = np.array([len(group) for group in members]) / max(1, sum(len(group) for group in members))
     means = np.array([np.mean(group, axis=0) if group else (np.nan, np.nan) for group in members])
@@ -53,9 +53,18 @@ def _long_enough(people: Sequence[Evidence]) -> list[Evidence]:
     return [person for person in people if person.num_groups >= 4]
 
 
-def _halves(population: Population, person: Evidence) -> tuple[Posterior, Array]:
-    """Return the posterior after the even events, and the log-loss of each odd one at its means."""
+def halves(population: Population, person: Evidence) -> tuple[Posterior, Array]:
+    """Return the posterior after the even events, and the log-loss of each odd one at its means, (G // 2,)."""
     even = np.arange(person.num_groups) % 2 == 0
     posterior = condition(population, prior(population), select(person, even), int(even.sum()))
-    log_p = log_likelihood(select(person, ~even), posterior.latent_means, posterior.flip_rate)  # (K, G)
-    return posterior, -np.log(np.maximum(posterior.responsibilities @ np.exp(log_p), 1e-12))
+    return posterior, _losses(posterior, select(person, ~even))
+
+
+def unpersonalized(population: Population, person: Evidence) -> Array:
+    """Return the log-loss of each odd event under what is believed of everybody, (G // 2,)."""
+    return _losses(prior(population), select(person, np.arange(person.num_groups) % 2 == 1))
+
+
+def _losses(posterior: Posterior, events: Evidence) -> Array:
+    log_p = log_likelihood(events, posterior.latent_means, posterior.flip_rate)  # (K, G)
+    return np.asarray(-np.log(np.maximum(posterior.responsibilities @ np.exp(log_p), 1e-12)))

@@ -7,17 +7,20 @@ anywhere. K is chosen by held-out evidence, and the worst-off prototype is repor
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from router.basis import BasisConfig, fit_basis
+from router.basis import Basis, BasisConfig, fit_basis
 from router.feedback import FeedbackTable, Index
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
 from router.laplace import Factor, Mode, fit_mode, gaussian
 from router.types import Array, Evidence, Population
 
+Found = TypeVar("Found", "Prior", Basis)
 MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
 SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
@@ -26,6 +29,29 @@ NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips le
 MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
 SCALE_STRETCHES = (1 / 1.3, 1.3)  # of rewards, tried with the flip rate as it is
 FLIP_STRETCHES = (1.0, 1.15, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
+
+
+class Keep(Protocol):
+    """Finds what a step of the fit finds, or recalls it from an earlier run of the same fit."""
+
+    def __call__(self, kind: type[Found], find: Callable[[], Found]) -> Found:
+        """Return `find()`, or what it returned at this step before. Steps come in the same order in every run."""
+
+
+def found_anew(kind: type[Found], find: Callable[[], Found]) -> Found:
+    """Keep nothing."""
+    return find()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a fit does its work: `map_people(function, tasks)` runs the E-steps in order, `keep` remembers steps."""
+
+    map_people: MapPeople = map
+    keep: Keep = found_anew
+
+
+HERE = Run()
 
 
 @dataclass(frozen=True)
@@ -122,15 +148,18 @@ def fit_population(
     layout: FeatureLayout,
     config: FitConfig,
     seed: int,
-    map_people: MapPeople = map,
+    run: Run = HERE,
 ) -> tuple[Population, FitReport]:
-    """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`.
-
-    `map_people(function, tasks)` runs the E-steps, in order; the built-in `map` runs them here.
-    """
+    """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`."""
     rng = np.random.default_rng(seed)
     inputs = (table.features - layout.center) / layout.scale
-    learned = fit_basis(table, inputs * layout.base_scales, inputs * layout.taste_scales, config.basis, rng)
+
+    def basis() -> Basis:
+        scaled = inputs * layout.base_scales, inputs * layout.taste_scales
+        return fit_basis(table, *scaled, config.basis, np.random.default_rng(seed))
+
+    learned = run.keep(Basis, basis)
+    rng.normal(size=config.basis.rank * (inputs.shape[1] + table.num_people))  # what the basis drew, found or recalled
     base = learned.base * layout.base_scales
     rows = np.vstack([layout.fixed_rows, learned.directions * layout.taste_scales, base])  # (D, P)
     D = rows.shape[0]
@@ -138,11 +167,11 @@ def fit_population(
     base_weights[-1] = 1.0
     people = table.evidence_of(inputs @ rows.T, base_weights)
     start = single_prior(people, base_weights, learned.threshold)
-    prior, held_out, by_size = choose_prior(people, start, config, rng, map_people)
+    prior, held_out, by_size = choose_prior(people, start, config, rng, run)
     population = to_population(prior, rows, layout, base_weights)
     population = replace(population, tempering=choose_tempering(population, held_out, config.temperings))
     groups = report_groups(population, held_out)
-    prior, log_evidence = run_em(people, prior, 3, config, map_people)
+    prior, log_evidence = run_em(people, prior, 3, config, run)
     population = replace(to_population(prior, rows, layout, base_weights), tempering=population.tempering)
     if table.prompts is not None:
         gating = fit_gating(table.prompts, log_evidence - prior.log_weights, prior.log_weights)
@@ -156,7 +185,7 @@ def choose_prior(
     start: Prior,
     config: FitConfig,
     rng: np.random.Generator,
-    map_people: MapPeople = map,
+    run: Run = HERE,
 ) -> tuple[Prior, list[Evidence], dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
@@ -168,13 +197,13 @@ def choose_prior(
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
-    single = _fit_mixture(seen, starts, config, map_people)
+    single = _fit_mixture(seen, starts, config, run)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
-    modes = e_step(seen, single, single.means, map_people)
+    modes = e_step(seen, single, single.means, run.map_people)
     for K in config.num_prototypes:
         starts = _mixture_starts(modes, single, K, config, rng) if K > 1 else []
-        prior = _fit_mixture(seen, starts, config, map_people) if starts else single
-        evidence = logsumexp(e_step(held_out, prior, prior.means, map_people)[0], axis=1)
+        prior = _fit_mixture(seen, starts, config, run) if starts else single
+        evidence = logsumexp(e_step(held_out, prior, prior.means, run.map_people)[0], axis=1)
         by_size[K] = float(evidence.mean())
         gain = evidence - best_evidence  # infinite for the first
         if len(by_size) == 1 or gain.mean() > 2.0 * gain.std() / np.sqrt(len(gain)):
@@ -183,16 +212,22 @@ def choose_prior(
 
 
 def run_em(
-    people: Sequence[Evidence], prior: Prior, iterations: int, config: FitConfig, map_people: MapPeople = map
+    people: Sequence[Evidence], prior: Prior, iterations: int, config: FitConfig, run: Run = HERE
 ) -> tuple[Prior, Array]:
     """Run EM from `prior`; returns the fitted prior and each person's joint log evidence (U, K) under it."""
     starts: Array = np.broadcast_to(prior.means, (len(people), *prior.means.shape))
-    for iteration in range(iterations):
-        joint, means, covariances = e_step(people, prior, starts, map_people)
-        prior, starts = m_step(prior, joint, means, covariances), means
+
+    def better(iteration: int) -> Prior:
+        nonlocal starts
+        joint, means, covariances = e_step(people, prior, starts, run.map_people)
+        found, starts = m_step(prior, joint, means, covariances), means
         if iteration % 2 == 1 and iteration < iterations - 1:
-            prior = fit_flip_rate(people, prior, starts, config.flip_rates, map_people)
-    return prior, e_step(people, prior, starts, map_people)[0]
+            return fit_flip_rate(people, found, starts, config.flip_rates, run.map_people)
+        return found
+
+    for iteration in range(iterations):
+        prior = run.keep(Prior, partial(better, iteration))
+    return prior, e_step(people, prior, starts, run.map_people)[0]
 
 
 def e_step(
@@ -295,13 +330,11 @@ def to_population(prior: Prior, rows: Array, layout: FeatureLayout, base_weights
     )
 
 
-def _fit_mixture(
-    people: Sequence[Evidence], starts: Sequence[Prior], config: FitConfig, map_people: MapPeople
-) -> Prior:
+def _fit_mixture(people: Sequence[Evidence], starts: Sequence[Prior], config: FitConfig, run: Run) -> Prior:
     """Fit a mixture from each start; the best evidence wins."""
     best, best_total = starts[0], -np.inf
     for start in starts:
-        prior, evidence = run_em(people, start, config.em_iterations, config, map_people)
+        prior, evidence = run_em(people, start, config.em_iterations, config, run)
         total = float(logsumexp(evidence, axis=1).sum())
         if total > best_total:
             best, best_total = prior, total

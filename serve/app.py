@@ -4,6 +4,7 @@
 """
 
 # Annotations are evaluated here: Ray Serve reads the builder's to validate its arguments.
+import asyncio
 import contextlib
 import logging
 import time
@@ -16,6 +17,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Receive, Scope, Send
 
+from serve import __version__
 from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.config import Config, Secrets, load
@@ -26,9 +28,11 @@ from serve.errors import PalateError
 from serve.home import Home
 from serve.keys import KeyFile
 from serve.listener import Listener
-from serve.memory import open_memory
+from serve.logs import configure_logs
+from serve.memory import limiter_of, open_memory
 from serve.metrics import Metrics
 from serve.remote import RayService
+from serve.tracing import open_tracer
 from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
 
 logger = logging.getLogger("palate.app")
@@ -41,10 +45,12 @@ class EngineDeployment:
     """Hosts one engine; Ray Serve replicates, scales and restarts it."""
 
     async def __init__(self, config: Config, home: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        configure_logs(config.log)
         self._engine = create_engine(config, Home(Path(home)))
         await self._engine.start()
         self._sender = OutputSender()
         self._metrics = Metrics()
+        self._metrics.engine_starts.inc()
         self._last_token_at = 0.0
         await self._generate_canary()
 
@@ -54,21 +60,28 @@ class EngineDeployment:
         Errors the client should see are values, so that Ray does not wrap and log them.
         """
         outputs: list[Output] = []
+        if request.sent_at:
+            self._metrics.queue_seconds.observe(max(0.0, time.time() - request.sent_at))
 
         def take(output: Output) -> None:
             self._last_token_at = time.monotonic()
+            self._metrics.completion_tokens.inc(sum(delta.num_tokens for delta in output.deltas))
             if reply_to is None:
                 outputs.append(output)
             else:
                 self._sender.send(reply_to, output)
 
         failure: Failure | None = None
+        output: Output | None = None
         with self._metrics.generations_running.track_inprogress():
             try:
                 async for output in generate(self._engine, request):
                     take(output)
             except PalateError as error:
                 failure = Failure.of(error)
+        if output is not None:
+            self._metrics.prompt_tokens.inc(output.num_prompt_tokens)
+            self._metrics.cached_prompt_tokens.inc(output.num_cached_tokens)
         if reply_to is None:
             return failure or outputs
         self._sender.send(reply_to, failure=failure)
@@ -138,9 +151,13 @@ class IngressDeployment:
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, config: Config, secrets: Secrets, home: str, engine: DeploymentHandle[Any], is_listening: bool
     ) -> None:
+        configure_logs(config.log)
         receiver = OutputReceiver(ray.util.get_node_ip_address())
-        self._service = RayService(engine, receiver, config.http.request_timeout_s)
         metrics, folder = Metrics(), Home(Path(home))
+        metrics.info.labels(__version__, config.model.name, config.engine.kind).set(1)
+        self._service = RayService(
+            engine, receiver, config.http.request_timeout_s, metrics.ready.labels(config.model.name).set
+        )
         self._memory = await open_memory(config, secrets, folder, self._service, metrics)
         self._context = ApiContext(
             self._service,
@@ -150,6 +167,8 @@ class IngressDeployment:
             people=self._memory.people if self._memory else None,
             desk=self._memory.desk if self._memory else None,
             keys=KeyFile(folder.keys),
+            limiter=limiter_of(config, secrets, folder, metrics),
+            tracer=open_tracer(config.tracing, config.model.name),
         )
         self.application = create_app(self._context)
         self._listener = Listener(self.application, config) if is_listening else None
@@ -167,6 +186,9 @@ class IngressDeployment:
             await self._context.pipeline.shutdown()
             if self._memory is not None:
                 await self._memory.close()
+            if self._context.limiter is not None:
+                await self._context.limiter.close()
+            await asyncio.to_thread(self._context.tracer.close)
             await self._service.shutdown()
 
 

@@ -58,6 +58,10 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "import": ("serve.jobs.importing.command:import_command", "Judgements collected elsewhere, as people."),
+        "fit": ("serve.jobs.fit.command:fit", "A new artifact from the feedback collected so far."),
+        "metrics": ("serve.jobs.metrics:metrics", "A node's metrics for Prometheus, and what they mean."),
+        "probe": ("serve.jobs.probe:probe", "Ask a server whether it is ready."),
         "keys": ("serve.jobs.keys:keys", "Make, list and revoke API keys."),
         "store": ("serve.jobs.store:store", "Check, rebuild, migrate or copy what is remembered about people."),
         "users": ("serve.jobs.users:users", "Look at a tenant's people together."),
@@ -151,7 +155,9 @@ def config_check(path: Path) -> None:
 @config.command("docs")
 def config_docs() -> None:
     """Print the reference page."""
-    click.echo(configuration.reference(), nl=False)
+    from serve.config_reference import reference  # noqa: PLC0415
+
+    click.echo(reference(), nl=False)
 
 
 @palate.command()
@@ -183,6 +189,7 @@ palate.add_command(
             "overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput."),
             "best-of": ("serve.jobs.bench_best_of:best_of", "Candidates, halving and choice, against bare vLLM."),
             "router": ("serve.jobs.bench_router:router", "What the preference core costs, by D, K, N and people."),
+            "load": ("serve.jobs.bench_load:load", "More than it can take, for long: memory, refusals, times."),
             "store": ("serve.jobs.bench_store:store", "Bytes, reads, updates and index with synthetic people."),
         },
     )
@@ -190,9 +197,27 @@ palate.add_command(
 
 palate.add_command(
     LazyGroup(
+        "experiments",
+        help="A candidate on a share of people.",
+        lazy={
+            "start": ("serve.jobs.experiments.command:start_command", "Try a candidate on a share of people."),
+            "show": ("serve.jobs.experiments.command:show_command", "What people think so far."),
+            "stop": ("serve.jobs.experiments.command:stop_command", "End it and keep what was found."),
+        },
+    )
+)
+
+
+palate.add_command(
+    LazyGroup(
         "evaluate",
         help="How well people's tastes are known and served.",
         lazy={
+            "simulated": (
+                "serve.jobs.simulated.command:simulated",
+                "People with hidden tastes, served and measured.",
+            ),
+            "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
             "questions": ("serve.jobs.few_shot.questions:questions", "Active questions against random ones."),
         },
@@ -211,7 +236,18 @@ palate.add_command(
             "make": ("serve.jobs.learning.make:make", "Make one from a corpus and simulated people."),
             "publish": ("serve.artifacts.command:publish_command", "Put a version into service."),
             "rollback": ("serve.artifacts.command:rollback_command", "Return to the version that served before."),
+            "history": ("serve.artifacts.command:history_command", "Publications and rollbacks."),
             "verify": ("serve.artifacts.command:verify_command", "Check every file of a version."),
+        },
+    )
+)
+
+palate.add_command(
+    LazyGroup(
+        "steer",
+        help="Directions that bend answers: what they do, and what they cost.",
+        lazy={
+            "show": ("serve.jobs.learning.steer:show", "Dose against effect for the named attributes."),
         },
     )
 )

@@ -42,6 +42,12 @@ class HttpConfig(Section):
     max_prompts: int = Field(64, ge=1, le=2_048, description="Most prompts in one completions request.")
     request_timeout_s: float = Field(600.0, gt=0, le=86_400, description="Longest time one request may take.")
     num_replicas: int = Field(1, ge=1, le=256, description="Replicas of the ingress deployment.")
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*\s]+)$")], ...] = Field(
+        (),
+        max_length=64,
+        description="Origins of web pages elsewhere that may call the API from a browser; `*` is all.",
+    )
+    page: bool = Field(True, description="Serve the web page at `/`.")
 
 
 class ModelConfig(Section):
@@ -127,6 +133,9 @@ class PersonalizationConfig(Section):
     artifact: Path | None = Field(
         None, description="Folder of the artifact to serve; by default the published one, else the one shipped."
     )
+    publication_check_s: float = Field(
+        0.25, gt=0, le=3_600, description="How often to look for a newly published artifact, which then serves at once."
+    )
     best_of: int = Field(
         4, ge=1, le=32, description="Candidates for a person with feedback; 1 only steers and costs no extra token."
     )
@@ -208,6 +217,60 @@ class UsersConfig(Section):
     )
 
 
+class KeyLimits(Section):
+    """Limits of one API key; unset ones do not limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000, description="Requests (POST) a minute.")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Tokens a minute, prompts and served answers."
+    )
+    tokens_per_day: int | None = Field(None, ge=1, le=1_000_000_000_000, description="Tokens a day.")
+
+
+class UserLimits(Section):
+    """Limits of one person, in requests that name them; unset ones do not limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000_000, description="Requests a minute.")
+    tokens_per_day: int | None = Field(None, ge=1, le=1_000_000_000_000, description="Tokens a day.")
+
+
+class LimitsConfig(Section):
+    """How much a key and a person may ask for; off by default. Counted in the store's Redis, else by each replica."""
+
+    key: KeyLimits = Field(KeyLimits(), description="Every key that `keys` does not name.")
+    keys: dict[str, KeyLimits] = Field(
+        {}, description="Limits of single keys, by the id that `palate keys list` shows."
+    )
+    user: UserLimits = Field(UserLimits(), description="Every person.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is limited."""
+        return any(value is not None for part in (self.key, self.user, *self.keys.values()) for _, value in part)
+
+
+class LogConfig(Section):
+    """What is logged; never prompts, answers or people's ids."""
+
+    format: Literal["text", "json"] = Field("text", description="`json` is one object a line, for collectors.")
+    level: Literal["debug", "info", "warning", "error"] = Field("warning", description="The least severe that is said.")
+    access: bool = Field(False, description="Say one line a request, whatever the level: path, status, times, key.")
+
+
+class TracingConfig(Section):
+    """OpenTelemetry traces of answers, one span a stage; off by default. Needs `palate[tracing]`, which vLLM brings."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="Where spans go (OTLP over HTTP), such as `http://collector:4318/v1/traces`; unset: no traces. "
+        "Headers come from `OTEL_EXPORTER_OTLP_HEADERS`.",
+    )
+    share: float = Field(
+        1.0, ge=0, le=1, description="Share of traces that are kept, unless the caller's trace has decided."
+    )
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -218,6 +281,9 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     users: UsersConfig = UsersConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -235,6 +301,7 @@ class Secrets(Section):
     store_url: SecretStr | None = None
     store_username: str | None = None
     store_password: SecretStr | None = None
+    gateway_secret: SecretStr | None = None
 
     @classmethod
     def from_env(cls) -> Secrets:
@@ -249,6 +316,7 @@ class Secrets(Section):
             store_url=secret("PALATE_STORE_URL"),
             store_username=os.environ.get("PALATE_STORE_USERNAME"),
             store_password=secret("PALATE_STORE_PASSWORD"),
+            gateway_secret=secret("PALATE_GATEWAY_SECRET"),
         )
 
 
@@ -281,58 +349,12 @@ def load(path: Path | None = None, overrides: dict[str, dict[str, Any]] | None =
         return Config.model_validate(tree)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']}" for item in error.errors()
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top)'}: {_complaint(item['type'], item['msg'])}"
+            for item in error.errors()
         ]
         where = f" in {path}" if path else ""
         raise ConfigurationError("\n".join([f"The configuration{where} is not valid:", *lines])) from error
 
 
-def reference() -> str:
-    """Render the reference page (Markdown) from the tree itself."""
-    lines = [
-        "# Configuration",
-        "",
-        "One YAML file, given by `palate serve --config FILE` or the variable `PALATE_CONFIG` in the environment.",
-        "Every key has a default; unknown keys are errors. `palate config show` prints what is in force, and",
-        "`palate config check` checks a file. This page is generated by `palate config docs`.",
-        "",
-        "Secrets come from the environment only: `PALATE_API_KEY`, if set, is a key clients may send as a bearer",
-        "token (more are made with `palate keys`); `PALATE_STORE_URL` names the store where the file does not, and",
-        "`PALATE_STORE_USERNAME` and `PALATE_STORE_PASSWORD` go with it.",
-        "`PALATE_HOME` is the folder Palate keeps everything in (default `~/.local/share/palate`).",
-    ]
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            lines += _section_reference(name, section)
-    return "\n".join(lines) + "\n"
-
-
-def _section_reference(path: str, section: type[Section]) -> list[str]:
-    lines = [
-        "",
-        f"## `{path}`",
-        "",
-        (section.__doc__ or "").strip(),
-        "",
-        "| key | default | bounds | meaning |",
-        "|---|---|---|---|",
-    ]
-    nested: list[str] = []
-    for name, field in section.model_fields.items():
-        for candidate in getattr(field.annotation, "__args__", ()):
-            if isinstance(candidate, type) and issubclass(candidate, Section):
-                nested += _section_reference(f"{path}.{name}", candidate)
-        bounds = ", ".join(
-            f"{symbol} {getattr(item, attribute)}"
-            for item in field.metadata
-            for attribute, symbol in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-            if hasattr(item, attribute)
-        )
-        choices = getattr(field.annotation, "__args__", ())
-        if not bounds and choices and all(isinstance(choice, str) for choice in choices):
-            bounds = ", ".join(f"`{choice}`" for choice in choices)
-        default = field.get_default(call_default_factory=True)
-        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        lines.append(f"| `{name}` | {shown} | {bounds} | {field.description} |")
-    return lines + nested
+def _complaint(kind: str, message: str) -> str:
+    return "there is no such setting" if kind == "extra_forbidden" else message

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import httpx
+
 from serve.config import Config
 from serve.home import Home
 from serve.models import EMBEDDED_MODELS, installed
@@ -46,7 +48,7 @@ def examine(config: Config, home: Home) -> list[Finding]:
         _memory,
         lambda: _disk(home),
         lambda: _model(config, home),
-        lambda: _port(config),
+        lambda: port_finding(config),
     ]
     return [check() for check in checks]
 
@@ -124,11 +126,24 @@ def _model(config: Config, home: Home) -> Finding:
     return Finding("model", True, f"{config.model.id} (checked when it is loaded)")
 
 
-def _port(config: Config) -> Finding:
+def port_finding(config: Config) -> Finding:
+    """Say whether the port is free, or Palate itself answers there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((config.http.host, config.http.port))
         except OSError as error:
+            if _answers(config):
+                return Finding("port", True, f"{config.http.port}: Palate answers there")
             return Finding("port", False, f"{config.http.port}: {error.strerror}", "choose another with --port")
     return Finding("port", True, f"{config.http.port} is free")
+
+
+def _answers(config: Config) -> bool:
+    """Whether what listens there is Palate."""
+    host = "127.0.0.1" if config.http.host in ("0.0.0.0", "::") else config.http.host  # noqa: S104 - compared, not bound
+    try:
+        reply = httpx.get(f"http://{host}:{config.http.port}/version", timeout=2.0, trust_env=False)
+        return reply.is_success and {"version", "model", "engine"} <= reply.json().keys()
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False

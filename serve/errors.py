@@ -14,6 +14,8 @@ PalateError
 ├── Conflict               409
 ├── Gone                   410
 ├── Overloaded             429    with Retry-After
+├── RateLimited            429    with Retry-After
+│   └── QuotaExceeded      429    with Retry-After
 ├── StorageUnavailable     503    with Retry-After
 ├── PersonalizationUnavailable 503
 ├── EngineUnavailable      503    with Retry-After
@@ -155,6 +157,20 @@ class Overloaded(PalateError):
     type = "rate_limit_error"
     code = "queue_full"
     retry_after_s: int | None = 1
+
+
+class RateLimited(PalateError):
+    """The key or the person is over a limit for the moment; `retry_after_s` is set where it is raised."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class QuotaExceeded(RateLimited):
+    """The day's tokens of the key or the person are used up."""
+
+    code = "insufficient_quota"
 
 
 class StorageUnavailable(PalateError):

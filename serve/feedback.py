@@ -21,14 +21,14 @@ from serve.artifacts.artifact import Question
 from serve.conversation import digest_of, signal_of
 from serve.engines.protocol import ChatInput, MeasureRequest
 from serve.errors import Gone, InvalidRequest, NotFound, PalateError, PersonalizationUnavailable
-from serve.metrics import Metrics
+from serve.metrics import NO_PROTOTYPE, Metrics
 from serve.people import People
-from serve.preferences import NUM_STARS, Rows, choices_of
+from serve.preferences import NUM_STARS, Rows, choices_of, served_rows
 from serve.questions import question_id
 from serve.service import Service
 from serve.spooling import SpoolFolder
 from user_store import errors as store_errors
-from user_store.types import AppendReceipt, CompletionRecord, FeedbackEvent, FeedbackKind, UserKey
+from user_store.types import AppendReceipt, CompletionRecord, FeedbackEvent, FeedbackKind, UserKey, UserState
 from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.feedback")
@@ -103,14 +103,18 @@ class FeedbackDesk:
         self._metrics.feedback.labels(event.kind.value, "duplicate" if receipt.is_duplicate else "new").inc()
         if is_spooled:
             return Receipt(receipt.event_id, receipt.is_duplicate, None, is_spooled=True)
-        version = await self._learn(event)
-        return Receipt(receipt.event_id, receipt.is_duplicate, version)
+        # Of a repeated event nothing waits under the new id.
+        state = await self._learn(replace(event, is_pending=False) if receipt.is_duplicate else event)
+        if event.kind is FeedbackKind.THUMB and not receipt.is_duplicate:
+            self._count_thumb(event, statement.choice, records or (), state)
+        return Receipt(receipt.event_id, receipt.is_duplicate, _version(state))
 
     async def withdraw(self, tenant: str, event_id: str) -> Receipt:
         """Withdraw one; the posterior forgets it. Raises NotFound."""
         event = await self.people.store.find_event(tenant, event_id)
         await self.people.store.withdraw_event(event.key, event_id)
-        return Receipt(event_id, posterior_version=await self._learn(replace(event, is_pending=False)))
+        state = await self._learn(replace(event, is_pending=False))
+        return Receipt(event_id, posterior_version=_version(state))
 
     async def deliver(self) -> int:
         """Hand what waits in the spool to the store, and learn from it; return whose. Quiet while it is still away."""
@@ -126,6 +130,11 @@ class FeedbackDesk:
         except store_errors.StoreUnavailable:
             return 0
         return len(delivered)
+
+    async def count_waiting(self) -> None:
+        """Say how much this process keeps for a store that is away."""
+        if self._spool is not None:
+            self._metrics.spool_waiting.set(await self._spool.size())
 
     async def overhear(self, key: UserKey, messages: Sequence[Mapping[str, Any]]) -> Receipt | None:
         """Take what a conversation's last turn says of the answer before it, once; None if it says nothing.
@@ -191,9 +200,10 @@ class FeedbackDesk:
             ) from None
 
     async def _measure(self, statement: Statement) -> Rows | None:
-        artifact = self.people.artifact
         if statement.question_id is not None:
-            return find_question(artifact.questions, statement.question_id).features.astype(np.float32)
+            editions = self.people.in_service.editions()  # it may have been asked before a publication
+            questions = [question for edition in editions for question in edition.artifact.questions]
+            return find_question(questions, statement.question_id).features.astype(np.float32)
         if statement.prompt is None:
             return None
         written = [str(statement.value)] if statement.kind in WRITINGS else []
@@ -201,7 +211,7 @@ class FeedbackDesk:
             f"measure-{secrets.token_hex(8)}", [*written, *statement.candidates], chat=statement.prompt
         )
         features = await self._service.measure(request)
-        if features.feature_space != artifact.feature_space.id:
+        if features.feature_space != self.people.artifact.feature_space.id:
             raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
         if not all(features.counts):
             raise InvalidRequest("A text without any token cannot be judged.", param="candidates")
@@ -269,16 +279,41 @@ class FeedbackDesk:
             # If it was written after all, delivery will find its id there and add nothing.
             return await self._spool.add(event), True
 
-    async def _learn(self, event: FeedbackEvent) -> int | None:
-        """Bring the posterior up to date; the event is safe already, so a failure only delays."""
+    async def _learn(self, event: FeedbackEvent) -> UserState | None:
+        """Bring the posterior up to date; the event is safe already, so a failure only delays (None)."""
         try:
-            if event.is_pending:
-                await self.people.settle(event)
-            state = await self.people.learn(event.key)
-        except (store_errors.StoreUnavailable, store_errors.Conflict) as error:
+            with self._metrics.learning_seconds.time():
+                if event.is_pending:
+                    await self.people.settle(event)
+                state = await self.people.learn(event.key)
+        except store_errors.StoreError as error:
             logger.warning("a posterior follows later: %s", type(error).__name__)
+            self._metrics.posterior_updates.labels("later").inc()
             return None
-        return state.posterior.version if state.posterior else 0
+        self._metrics.posterior_updates.labels("now").inc()
+        return state
+
+    def _count_thumb(
+        self, event: FeedbackEvent, choice: int, records: Sequence[CompletionRecord], state: UserState | None
+    ) -> None:
+        """Count a thumb by what had been served and to whom it was, for the monitors of harm and fairness."""
+        if len(records) != 1 or records[0].is_announced_only:
+            return
+        rows = served_rows(records[0])
+        posterior = self.people.in_service.reading(state).preferences.posterior(state) if state else None
+        prototype = NO_PROTOTYPE if posterior is None else str(int(posterior.responsibilities.argmax()))
+        arm = records[0].arms[rows[min(choice, len(rows) - 1)]]
+        assignment = self.people.in_service.assignment(event.key)
+        if assignment is not None:
+            self._metrics.experiment_thumbs.labels(*assignment, "up" if event.value == 1 else "down").inc()
+        self._metrics.thumbs.labels("up" if event.value == 1 else "down", arm, prototype).inc()
+
+
+def _version(state: UserState | None) -> int | None:
+    """Name the posterior's version: 0 without one, None where it follows later."""
+    if state is None:
+        return None
+    return state.posterior.version if state.posterior else 0
 
 
 def check_target(statement: Statement) -> None:
@@ -389,4 +424,5 @@ async def deliver_forever(desk: FeedbackDesk, period_s: float) -> None:
     """Deliver what waits, again and again, until cancelled."""
     while True:
         await desk.deliver()
+        await desk.count_waiting()
         await asyncio.sleep(period_s)

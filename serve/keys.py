@@ -183,6 +183,8 @@ def required_scope(method: str, path: str) -> Scope | None:
     """Say what a request under `/v1/` needs; None: any valid key."""
     if path.startswith("/v1/feedback"):
         return Scope.USERS_READ if method in ("GET", "HEAD") else Scope.FEEDBACK
+    if path.startswith("/v1/operator"):
+        return Scope.ADMIN
     if path.startswith("/v1/users"):
         return Scope.USERS_READ if method in ("GET", "HEAD") else Scope.USERS_WRITE
     return None if path.startswith("/v1/models") else Scope.INFER

@@ -25,10 +25,11 @@ from pathlib import Path
 import httpx
 import psutil
 
+from serve.artifacts.registry import find_artifact
 from serve.config import Config
 from serve.errors import ConfigurationError, EngineUnavailable
 from serve.home import Home
-from serve.models import EMBEDDED_MODELS, resolve
+from serve.models import find_model
 
 PR_SET_CHILD_SUBREAPER = 36
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray's smallest; tokens do not go through it
@@ -41,13 +42,14 @@ def serve_forever(config: Config, home: Home) -> None:
     """Start the server, print its address, and serve until SIGINT or SIGTERM.
 
     Raises:
-        ConfigurationError: the port is taken.
+        ConfigurationError: the port is taken, or the artifact in service is damaged.
         ModelUnavailable: the model cannot be had.
         EngineUnavailable: the engine did not start.
     """
     _check_port(config.http.host, config.http.port)
-    if config.engine.kind == "vllm" and config.model.id in EMBEDDED_MODELS:
-        resolve(config.model.id, home)
+    find_artifact(config, home)  # whoever starts a server hears of it; replicas that come up later serve without
+    if config.engine.kind == "vllm":
+        find_model(config.model.id, config.model.revision, home)
     stop = _Stop()
     with _adopted_processes(), _runtime_folder() as runtime, _ray_stopped_at_exit(), stop.on_signals():
         _set_environment(config, runtime)

@@ -51,6 +51,7 @@ DEFAULT_MODEL = EmbeddedModel(
     licence="Apache-2.0",
     download_bytes=92_871_040,
 )
+HUB_TIMEOUT_S = 10.0
 EMBEDDED_MODELS = {DEFAULT_MODEL.name: DEFAULT_MODEL}
 
 
@@ -78,6 +79,38 @@ def resolve(model: str, home: Home, *, quiet: bool = False) -> str:
             f"'{model}' is neither an embedded model ({known}), a folder, nor a hub id like 'org/name'."
         )
     return model
+
+
+def find_model(model: str, revision: str | None, home: Home) -> None:
+    """Make sure that there is something to load, before anything heavy starts: a verified folder, or the hub's word.
+
+    Raises:
+        ModelUnavailable: there is nothing; the message says what to do.
+    """
+    if not Path(resolve(model, home)).is_dir():
+        check_hub(model, revision)
+
+
+def check_hub(model: str, revision: str | None) -> None:
+    """Ask the hub about a model that is not cached, before anything heavy starts.
+
+    Raises:
+        ModelUnavailable: the hub does not know it, or cannot be asked.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache  # noqa: PLC0415 - seconds, and not always needed
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError  # noqa: PLC0415
+
+    if isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
+        return
+    try:
+        HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelUnavailable(f"The hub has no model '{model}', or it is private: give HF_TOKEN.") from error
+    except Exception as error:  # whatever the way to the hub can fail with
+        raise ModelUnavailable(
+            f"'{model}' is not on this machine, and the hub cannot be asked ({type(error).__name__}). Give a folder "
+            "with safetensors, or mend the way to the hub (HF_ENDPOINT, HTTPS_PROXY)."
+        ) from error
 
 
 def refuse_pickled(folder: Path) -> None:

@@ -194,11 +194,17 @@ def choices_of(record: CompletionRecord) -> Rows:
     """Return the features of what was served, (n, P), in the order of the answer's choices."""
     if record.features is None:
         raise ValueError("the completion is only announced; wait until it is stored")
+    return np.asarray(record.features[served_rows(record)], dtype=np.float32)
+
+
+def served_rows(record: CompletionRecord) -> list[int]:
+    """Return which candidates were served, in the order of the answer's choices."""
     order = record.payload.get("order")
     rows = [row for row in order if type(row) is int] if isinstance(order, list) else []
-    if not rows or not all(0 <= row < len(record.features) for row in rows):  # an import's idea of an order
+    num_candidates = 0 if record.features is None else len(record.features)
+    if not rows or not all(0 <= row < num_candidates for row in rows):  # an import's idea of an order
         rows = [record.chosen]
-    return np.asarray(record.features[rows], dtype=np.float32)
+    return rows
 
 
 def _rows_of(

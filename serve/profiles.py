@@ -15,6 +15,7 @@ from router.explain import Explanation, explain
 from router.likelihood import select
 from router.posterior import condition, prior
 from router.types import Array, Population, Posterior
+from serve.artifacts.artifact import Artifact
 from serve.errors import Conflict, InvalidRequest, NotFound
 from serve.people import People
 from user_store import errors as store_errors
@@ -29,6 +30,7 @@ class Portrait:
     """A person as their model sees them."""
 
     state: UserState
+    artifact: str  # version of the one that reads them
     num_events: int  # in the log, withdrawn ones apart
     num_counting: int  # that the posterior rests on
     mixture_weights: tuple[float, ...]
@@ -55,20 +57,21 @@ async def known_state(people: People, key: UserKey) -> UserState:
 async def portray(people: People, key: UserKey) -> Portrait:
     """Describe a person; refits the posterior up to MAX_LESSONS_TRIED times, in a thread. NotFound if unknown."""
     state = await known_state(people, key)
+    edition = people.in_service.reading(state)
+    artifact, posterior = edition.artifact, edition.preferences.posterior(state)
     events = await people.store.read_log(key)
-    posterior = people.preferences.posterior(state)
     standing = [event for event in events if not event.is_withdrawn]
-    population = people.artifact.population
+    population = artifact.population
     if posterior is None:
-        space = people.artifact.space
+        space = artifact.space
         nothing = np.zeros((0, population.num_features))
         told = explain(space.prior, _names(population), space.response, decisions=nothing, means_without={})
         weights = tuple(population.mixture_weights.tolist())
-        return Portrait(state, len(standing), 0, weights, told)
+        return Portrait(state, artifact.version, len(standing), 0, weights, told)
     records = await people.store.list_completions(key, now=people.clock())
-    told = await asyncio.to_thread(_explain, people, posterior, standing, records)
+    told = await asyncio.to_thread(_explain, artifact, posterior, standing, records)
     weights = tuple(posterior.responsibilities.tolist())
-    return Portrait(state, len(standing), _num_counting(posterior, standing), weights, told)
+    return Portrait(state, artifact.version, len(standing), _num_counting(posterior, standing), weights, told)
 
 
 def _names(population: Population) -> tuple[str, ...]:
@@ -76,16 +79,16 @@ def _names(population: Population) -> tuple[str, ...]:
 
 
 def _explain(
-    people: People, posterior: Posterior, events: Sequence[FeedbackEvent], records: Sequence[CompletionRecord]
+    artifact: Artifact, posterior: Posterior, events: Sequence[FeedbackEvent], records: Sequence[CompletionRecord]
 ) -> Explanation:
-    population = people.artifact.population
+    population = artifact.population
     kept = {_event_id(name) for name in posterior.evidence.event_ids}
     tried = [event.id for event in events if event.id in kept][-MAX_LESSONS_TRIED:]
     means = {event_id: _mean_without(population, posterior, event_id) for event_id in tried}
-    space = people.artifact.feature_space.id
+    space = artifact.feature_space.id
     decisions = [row for record in records for row in _decision(population, record, space)]
     rows = np.stack(decisions) if decisions else np.zeros((0, population.num_features))
-    return explain(posterior.taste, _names(population), people.artifact.response, decisions=rows, means_without=means)
+    return explain(posterior.taste, _names(population), artifact.response, decisions=rows, means_without=means)
 
 
 def _event_id(name: str) -> str:

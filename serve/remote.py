@@ -1,7 +1,8 @@
 """A service over engine replicas: what an ingress replica asks, and how it notices that nobody answers.
 
 Requests go by Ray Serve's handle, tokens come back by `serve.transport`. Readiness is watched in the background, so
-that requests fail at once, and not after a wait, while no engine is up.
+that requests fail at once, and not after a wait, while no engine is up. Probes queue like requests do, so overload must
+not be taken for an absence.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import msgspec
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -24,19 +27,29 @@ logger = logging.getLogger("palate.remote")
 
 PROBE_PERIOD_S = 0.5
 PROBE_TIMEOUT_S = 5.0
+SILENCE_S = 60.0  # with requests in flight, a probe that gets no turn is believed only after so much silence
 LAST_FRAME_TIMEOUT_S = 5.0
 
 
 class RayService:
     """Asks the engine deployment behind a handle."""
 
-    def __init__(self, handle: DeploymentHandle[Any], receiver: OutputReceiver, timeout_s: float) -> None:
-        """Start watching; must be called on the event loop that serves requests."""
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        receiver: OutputReceiver,
+        timeout_s: float,
+        tell_ready: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Start watching; must be called on the event loop that serves requests. `tell_ready` hears 1 or 0."""
+        self._tell_ready = tell_ready
         self._handle = handle
         self._receiver = receiver
         self._timeout_s = timeout_s
         self._model: ModelInfo | None = None
         self._is_ready = False
+        self._num_running = 0
+        self._heard_at = 0.0  # the last sign of life, on the monotonic clock
         self._probe_now = asyncio.Event()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
@@ -53,11 +66,15 @@ class RayService:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate on some replica; closing the generator cancels it there."""
         self._check_ready()
+        request = msgspec.structs.replace(request, sent_at=time.time())
         answers = self._stream(request) if request.is_streaming else self._whole(request)
+        self._num_running += 1
         try:
             async for output in answers:
+                self._heard_at = time.monotonic()
                 yield output
         finally:
+            self._num_running -= 1
             await answers.aclose()
 
     async def measure(self, request: MeasureRequest) -> Features:
@@ -152,6 +169,7 @@ class RayService:
     async def _watch(self) -> None:
         while True:
             was_ready, self._is_ready = self._is_ready, await self._probe()
+            self._tell_ready(float(self._is_ready))
             if was_ready != self._is_ready:
                 logger.warning("the engine is %s", "ready" if self._is_ready else "not ready")
             with contextlib.suppress(TimeoutError):
@@ -166,13 +184,20 @@ class RayService:
                 result: ModelInfo | Failure = await call
         except BackPressureError:
             return self._is_ready  # a full queue says nothing new
-        except (TimeoutError, RayError, RayServeException):
+        except TimeoutError:
+            call.cancel()
+            return self._is_ready and self._is_busy()
+        except (RayError, RayServeException):
             call.cancel()
             return False
         if isinstance(result, Failure):
             return False
-        self._model = result
+        self._model, self._heard_at = result, time.monotonic()
         return True
+
+    def _is_busy(self) -> bool:
+        """Tell whether a probe may be waiting behind requests: they would fail if the engines were gone."""
+        return self._num_running > 0 and time.monotonic() - self._heard_at < SILENCE_S
 
 
 def _failed(reply_to: ReplyTo, error: PalateError) -> Frame:

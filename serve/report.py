@@ -23,6 +23,7 @@ class Report:
     reason: str
     is_personalized: bool = False
     artifact: str | None = None
+    experiment: tuple[str, str] | None = None  # name, arm
     routes: tuple[Route, ...] = ()
     attributes: dict[str, float] = field(default_factory=dict)
     arms: tuple[Arm, ...] = ()
@@ -34,12 +35,14 @@ class Report:
 
     @property
     def is_worth_telling(self) -> bool:
-        """Whether a stream needs a closing chunk for it; requests without a person stay exactly OpenAI's."""
+        """Whether a stream's last chunk carries it; requests without a person stay exactly OpenAI's."""
         return self.reason != "no_user"
 
     def to_json(self) -> dict[str, Any]:
         """Render it."""
         plain: dict[str, Any] = {"personalized": self.is_personalized, "reason": self.reason, "artifact": self.artifact}
+        if self.experiment:
+            plain["experiment"] = {"name": self.experiment[0], "arm": self.experiment[1]}
         if self.degraded:
             plain["degraded"] = self.degraded
         if self.routes:
@@ -87,12 +90,8 @@ class Report:
 
 def strongest(route: Route, artifact: Artifact) -> dict[str, float]:
     """Name the strongest wishes: logits of reward per standard deviation of the attribute, beyond everyone's."""
-    names, response = artifact.population.attribute_names, artifact.response
-    rows = [row for row, name in enumerate(names) if name]
-    wishes = response[rows] @ (route.judge.mean - artifact.population.base_weights)  # (A,)
-    values = {
-        names[row]: round(float(wish / response[row, row] ** 0.5), 4) for row, wish in zip(rows, wishes, strict=True)
-    }
+    taste = route.judge.mean - artifact.population.base_weights
+    values = {name: round(float(taste @ direction), 4) for name, direction in artifact.attribute_directions.items()}
     ranked = sorted(values, key=lambda name: -abs(values[name]))
     return {name: values[name] for name in ranked[:MAX_ATTRIBUTES] if values[name]}
 

@@ -136,6 +136,22 @@ class LatentIndex:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._background, lambda: _cluster(users, vectors, num_cohorts, seed))
 
+    async def sample(self, tenant: str, size: int, *, without: str = "") -> Vectors:
+        """Return up to `size` people's vectors, (n, D), without saying whose; the same ones until people change."""
+
+        def work() -> Vectors:
+            shard = self._shards.get(tenant)
+            if shard is None:
+                return np.zeros((0, self.dim), np.float32)
+            rows = np.arange(len(shard.users))
+            if without in shard.rows:
+                rows = np.delete(rows, shard.rows[without])
+            if len(rows) > size:
+                rows = np.random.default_rng(len(rows)).choice(rows, size, replace=False)
+            return np.asarray(shard.matrix[rows], np.float32)
+
+        return await self._run(work)
+
     async def size(self, tenant: str) -> int:
         """Count a tenant's people in the index."""
         return await self._run(lambda: len(self._shards[tenant].users) if tenant in self._shards else 0)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.staticfiles import StaticFiles
-from swagger_ui_bundle import swagger_ui_path
 
 from serve import __version__
-from serve.api import chat, completions, feedback, rerank, system, users
+from serve.api import chat, completions, feedback, operator, rerank, system, tastes, users
 from serve.api.context import ApiContext
-from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, error_headers, request_id_of
-from serve.api.streaming import json_response
+from serve.api.limits import Limits
+from serve.api.middleware import BodyLimit, Keys, Measured, RequestIds, request_id_of
+from serve.api.page import SafeHeaders, add_docs, add_page
+from serve.api.streaming import error_headers, json_response
 from serve.errors import (
     Conflict,
     Gone,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     PalateError,
     StorageUnavailable,
 )
@@ -62,37 +64,54 @@ def create_app(context: ApiContext) -> FastAPI:
         completions.router,
         rerank.router,
         feedback.router,
+        tastes.router,  # before users, whose ids may hold slashes
         users.router,
         system.router,
+        operator.router,
     ):
         app.include_router(router)
-    _add_docs(app)
+    if context.config.http.page:
+        add_page(app)
+    add_docs(app)
     _add_error_handlers(app)
+    app.add_middleware(SafeHeaders)
     app.add_middleware(BodyLimit, context=context)
+    app.add_middleware(Limits, context=context)
     app.add_middleware(Keys, context=context)
+    if context.config.http.cors_origins:
+        _add_cors(app, context.config.http.cors_origins)
     app.add_middleware(Measured, context=context)
     app.add_middleware(RequestIds)
     return app
 
 
-def _add_docs(app: FastAPI) -> None:
-    app.mount("/docs/assets", StaticFiles(directory=swagger_ui_path), name="docs-assets")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Palate",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon-32x32.png",
-        )
+def _add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of other origins call the API; without cookies, which it does not use."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
+        expose_headers=[
+            "Retry-After",
+            "X-Request-Id",
+            "X-Palate-Degraded",
+            *(
+                f"x-ratelimit-{part}-{what}"
+                for part in ("limit", "remaining", "reset")
+                for what in ("requests", "tokens")
+            ),
+        ],
+        max_age=3_600,
+    )
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     async def render(request: Request, error: PalateError) -> Response:
         if error.status >= 500:
             logger.error("%s %s: %s", request_id_of(request), type(error).__name__, error.message)
+        if isinstance(error, Overloaded):
+            request.app.state.context.metrics.refusals.labels("queue").inc()
         return json_response(error.body(), error.status, error_headers(error))
 
     @app.exception_handler(PalateError)

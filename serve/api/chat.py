@@ -10,12 +10,14 @@ from fastapi import APIRouter, Request, Response
 from openai.types.chat import ChatCompletion
 
 from serve.api.context import ApiContext, context_of, error_responses
+from serve.api.limits import admit_users, metered
 from serve.api.requests import ChatCompletionRequest, NamedToolChoice, PalateOptions
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, Delta, GenerationRequest, Output, Sampling, TokenLogprob, ToolCallDelta
 from serve.errors import InvalidRequest
-from serve.pipeline import Answer, Options
+from serve.pipeline import Answer
+from serve.planning import Options
 from serve.report import Report
 
 DEGRADED_HEADER = "X-Palate-Degraded"  # names what was away, so that the answer is the base model's
@@ -39,7 +41,9 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     persons = context.persons(request, (body.safety_identifier, body.user), wishes.users)
     if context.config.feedback.implicit and context.desk is not None and len(persons) == 1 and generation.chat:
         context.desk.overhear_later(persons[0], generation.chat.messages)
+    await admit_users(request, persons)
     answer = await context.pipeline.answer(generation, persons, to_options(wishes))
+    answer.outputs = metered(request, answer.outputs)
     headers = {DEGRADED_HEADER: answer.report.degraded} if answer.report.degraded else {}
     if body.stream:
         events = _chunks(body, generation, context, answer.report)
@@ -183,6 +187,7 @@ def _chunks(body: ChatCompletionRequest, generation: GenerationRequest, context:
         is_first = True
         num_completion_tokens = 0
         output: Output | None = None
+        closing: dict[str, Any] | None = None  # the last choice's end waits for the report, complete once all is done
         async for output in outputs:
             if is_first:
                 is_first = False
@@ -191,13 +196,18 @@ def _chunks(body: ChatCompletionRequest, generation: GenerationRequest, context:
                     yield event({**head, "choices": [_chunk_choice(index, opening)]})
             for delta in output.deltas:
                 num_completion_tokens += delta.num_tokens
-                yield event({**head, "choices": [_delta_choice(delta, has_logprobs=bool(body.logprobs))]})
-        # Clients that know nothing of Palate skip a chunk without choices, as they do with the usage's.
-        closing: dict[str, Any] = {**head, "choices": [], "palate": report.to_json()}
+                chunk = {**head, "choices": [_delta_choice(delta, has_logprobs=bool(body.logprobs))]}
+                if delta.finish_reason is None:
+                    yield event(chunk)
+                    continue
+                if closing is not None:
+                    yield event(closing)
+                closing = chunk
+        if closing is not None:
+            yield event({**closing, "palate": report.to_json()} if report.is_worth_telling else closing)
         if has_usage and output is not None:
-            closing["usage"] = usage(output.num_prompt_tokens, output.num_cached_tokens, num_completion_tokens)
-        if has_usage or report.is_worth_telling:
-            yield event(closing)
+            counts = usage(output.num_prompt_tokens, output.num_cached_tokens, num_completion_tokens)
+            yield event({**head, "choices": [], "usage": counts})
 
     return events
 

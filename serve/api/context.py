@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +14,18 @@ from pydantic import BaseModel
 
 from serve import __version__
 from serve.config import Config, Secrets
-from serve.errors import InvalidRequest, ModelNotFound, PersonalizationUnavailable
+from serve.errors import InvalidRequest, ModelNotFound, PermissionDenied, PersonalizationUnavailable
 from serve.feedback import FeedbackDesk
 from serve.keys import Doorkeeper, KeyFile, Principal
+from serve.limits import Limiter
 from serve.metrics import Metrics
 from serve.people import People
 from serve.pipeline import Pipeline
 from serve.service import Service
+from serve.tracing import NO_TRACER, Tracer
 from user_store.types import UserKey
+
+GATEWAY_HEADER = "X-Palate-Gateway-Secret"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class ApiContext:
     people: People | None = None
     desk: FeedbackDesk | None = None
     keys: KeyFile | None = None
+    limiter: Limiter | None = None
+    tracer: Tracer = NO_TRACER
 
     @property
     def open_people(self) -> People:
@@ -58,21 +65,31 @@ class ApiContext:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The way of every answer."""
-        return Pipeline(self.service, self.people, self.config.personalization, self.metrics)
+        return Pipeline(self.service, self.people, self.config.personalization, self.metrics, self.tracer)
 
     def persons(self, request: Request, names: Sequence[str | None], several: list[str]) -> list[UserKey]:
         """Name whom an answer is for: `several`, or the trusted header, or the first of `names`.
 
-        Raises InvalidRequest for a name nobody can have.
+        Raises InvalidRequest for a name nobody can have, PermissionDenied for a header that is not the gateway's.
         """
-        header = self.config.users.trusted_header
-        trusted = request.headers.get(header) if header else None
+        trusted = self._trusted_name(request)
         single = next((name for name in (trusted, *names) if name), None)
         tenant = principal_of(request).tenant
         try:
             return [UserKey(tenant, name) for name in dict.fromkeys(several or ([single] if single else []))]
         except ValueError as error:
             raise InvalidRequest(str(error), param="palate.users" if several else "user") from error
+
+    def _trusted_name(self, request: Request) -> str | None:
+        """Return the name that the gateway gives."""
+        header, secret = self.config.users.trusted_header, self.secrets.gateway_secret
+        name = request.headers.get(header) if header else None
+        if name is None or secret is None:
+            return name
+        given = request.headers.get(GATEWAY_HEADER, "").encode()
+        if not hmac.compare_digest(given, secret.get_secret_value().encode()):
+            raise PermissionDenied(f"Only the gateway may send '{header}': '{GATEWAY_HEADER}' is missing or wrong.")
+        return name
 
     @property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -11,26 +12,17 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.context import ApiContext
-from serve.api.streaming import json_response
-from serve.errors import AuthenticationFailed, PalateError, PermissionDenied, RequestTooLarge
-from serve.keys import required_scope
+from serve.api.streaming import refuse
+from serve.errors import AuthenticationFailed, PermissionDenied, RequestTooLarge
+from serve.keys import Principal, required_scope
+from serve.logs import FIELDS, current_request_id
+
+access = logging.getLogger("palate.access")
+access.setLevel(logging.INFO)  # switched by the configuration, not by the level
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 PROTECTED_PREFIX = "/v1/"
-
-
-def error_headers(error: PalateError) -> dict[str, str]:
-    """Headers that go with an error."""
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, AuthenticationFailed):
-        headers["WWW-Authenticate"] = "Bearer"
-    return headers
-
-
-async def _refuse(error: PalateError, scope: Scope, receive: Receive, send: Send) -> None:
-    await json_response(error.body(), error.status, error_headers(error))(scope, receive, send)
+EVENT_STREAM = "text/event-stream"
 
 
 class RequestIds:
@@ -47,6 +39,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.match(given) else f"req-{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        current_request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,6 +55,8 @@ class Measured:
     def __init__(self, app: ASGIApp, context: ApiContext) -> None:
         self._app = app
         self._metrics = context.metrics
+        self._says_access = context.config.log.access
+        self._tracer = context.tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -71,18 +66,28 @@ class Measured:
         begin = time.perf_counter()
         status = 499  # nothing was sent: the client went away
         first_byte_s: float | None = None
+        last_event_at: float | None = None  # of a stream
 
         async def send_measured(message: Message) -> None:
-            nonlocal status, first_byte_s
+            nonlocal status, first_byte_s, last_event_at
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif first_byte_s is None:
-                first_byte_s = time.perf_counter() - begin
+                is_stream = Headers(raw=message["headers"]).get("content-type", "").startswith(EVENT_STREAM)
+                last_event_at = begin if is_stream else None
+            else:
+                now = time.perf_counter()
+                if first_byte_s is None:
+                    first_byte_s = now - begin
+                elif last_event_at is not None and message.get("body"):
+                    self._metrics.inter_token_seconds.observe(now - last_event_at)
+                if last_event_at is not None:
+                    last_event_at = now
             await send(message)
 
         with self._metrics.requests_running.track_inprogress():
             try:
-                await self._app(scope, receive, send_measured)
+                with self._tracer.following(Headers(scope=scope)):
+                    await self._app(scope, receive, send_measured)
             finally:
                 route = scope.get("route")
                 path = getattr(route, "path", "unmatched")
@@ -90,6 +95,24 @@ class Measured:
                 self._metrics.request_seconds.labels(path).observe(time.perf_counter() - begin)
                 if first_byte_s is not None:
                     self._metrics.first_byte_seconds.labels(path).observe(first_byte_s)
+                if self._says_access:
+                    _say_access(scope, path, status, time.perf_counter() - begin, first_byte_s)
+
+
+def _say_access(scope: Scope, path: str, status: int, seconds: float, first_byte_s: float | None) -> None:
+    """Say one line of a request; of whom it is for, the key and the tenant alone."""
+    principal: Principal | None = scope.get("state", {}).get("principal")
+    fields: dict[str, object] = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "seconds": round(seconds, 6),
+    }
+    if first_byte_s is not None:
+        fields["first_byte_seconds"] = round(first_byte_s, 6)
+    if principal is not None:
+        fields |= {"tenant": principal.tenant, "key": principal.key_id}
+    access.info("request", extra={FIELDS: fields})
 
 
 class Keys:
@@ -108,12 +131,12 @@ class Keys:
         principal = self._doorkeeper.admit(given.strip() if scheme.lower() == "bearer" else None)
         if principal is None:
             message = "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
-            await _refuse(AuthenticationFailed(message), scope, receive, send)
+            await refuse(AuthenticationFailed(message), scope, receive, send)
             return
         needed = required_scope(scope["method"], scope["path"])
         if needed is not None and not principal.may(needed):
             message = f"This API key does not have the scope '{needed}' that this needs."
-            await _refuse(PermissionDenied(message), scope, receive, send)
+            await refuse(PermissionDenied(message), scope, receive, send)
             return
         scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
@@ -134,7 +157,7 @@ class BodyLimit:
         error = RequestTooLarge(f"The body is larger than the {self._max_bytes} bytes this server accepts.")
         length = Headers(scope=scope).get("content-length", "0")
         if length.isdigit() and int(length) > self._max_bytes:
-            await _refuse(error, scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         body = bytearray()
         while True:
@@ -143,7 +166,7 @@ class BodyLimit:
                 return  # the client went away while sending
             body += message.get("body", b"")
             if len(body) > self._max_bytes:
-                await _refuse(error, scope, receive, send)
+                await refuse(error, scope, receive, send)
                 return
             if not message.get("more_body"):
                 break

@@ -14,12 +14,13 @@ from pydantic import BaseModel, Field, StringConstraints
 from scipy.special import expit
 
 from serve.api.context import context_of, error_responses
+from serve.api.limits import admit_users, count_tokens
 from serve.api.requests import Identifier, PalateOptions, RequestModel
 from serve.api.streaming import json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput, MeasureRequest
 from serve.errors import InvalidRequest
-from serve.pipeline import Options
+from serve.planning import Options
 
 router = APIRouter(tags=["rerank"], route_class=StrictJsonRoute)
 MAX_DOCUMENTS = 256
@@ -166,8 +167,10 @@ async def _scores(
     if wishes.users:
         raise InvalidRequest("Texts are judged by one person; name them in 'user'.", param="palate.users")
     persons = context.persons(request, (body.safety_identifier, body.user), [])
+    await admit_users(request, persons)
     measured = MeasureRequest(context.new_id("measure"), texts, chat=ChatInput([{"role": "user", "content": query}]))
     rewards, report = await context.pipeline.rewards(
         measured, persons, Options(strength=wishes.strength, weights=wishes.weights)
     )
+    count_tokens(request, report.num_tokens)
     return [float(value) for value in expit(rewards.mean)], report.num_tokens, report.to_json()

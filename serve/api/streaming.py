@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve.engines.protocol import Output
-from serve.errors import GenerationFailed, PalateError
+from serve.errors import AuthenticationFailed, GenerationFailed, PalateError
 
 T = TypeVar("T")
 Events = Callable[[AsyncIterator[Output]], AsyncIterator[bytes]]
@@ -23,6 +24,21 @@ _encoder = msgspec.json.Encoder()
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Render JSON without going through pydantic again."""
     return Response(_encoder.encode(body), status_code=status, media_type="application/json", headers=headers)
+
+
+def error_headers(error: PalateError) -> dict[str, str]:
+    """Headers that go with an error."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, AuthenticationFailed):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+async def refuse(error: PalateError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error, in place of the application."""
+    await json_response(error.body(), error.status, error_headers(error))(scope, receive, send)
 
 
 def event(body: Any) -> bytes:

@@ -13,7 +13,6 @@ from serve.api.streaming import json_response
 from serve.api.strict_json import StrictJsonRoute
 from serve.errors import InvalidRequest
 from serve.keys import Scope
-from serve.people import People
 from serve.profiles import Portrait, ProfileChange, change_profile, known_state, portray
 from serve.questions import next_questions
 from user_store.transfer import UserExport, export_lines, export_user, import_user, parse_lines
@@ -139,7 +138,8 @@ class NeighborList(BaseModel):
     num_people: int = Field(description="How many people the index knows.")
 
 
-def _key(request: Request, user_id: str) -> UserKey:
+def person_key(request: Request, user_id: str) -> UserKey:
+    """Name a person of the sender's tenant. InvalidRequest for a name nobody can have."""
     try:
         return UserKey(principal_of(request).tenant, user_id)
     except ValueError as error:
@@ -154,7 +154,7 @@ def _key(request: Request, user_id: str) -> UserKey:
 )
 async def export(user_id: PersonId, request: Request) -> Response:
     """Export everything: profile, events with their evidence, completions, posterior."""
-    people, key = context_of(request).open_people, _key(request, user_id)
+    people, key = context_of(request).open_people, person_key(request, user_id)
     await known_state(people, key)
     lines = export_lines(await export_user(people.store, key, now=people.clock()))
     return Response("".join(f"{line}\n" for line in lines), media_type=NDJSON)
@@ -169,7 +169,7 @@ async def export(user_id: PersonId, request: Request) -> Response:
 )
 async def import_(user_id: PersonId, request: Request) -> Response:
     """Add the events, completions and decisions of an export; the posterior is computed anew. May be repeated."""
-    people, key = context_of(request).open_people, _key(request, user_id)
+    people, key = context_of(request).open_people, person_key(request, user_id)
     try:
         lines = (await request.body()).decode().splitlines()
         given = parse_lines(key, lines)
@@ -199,11 +199,11 @@ async def import_(user_id: PersonId, request: Request) -> Response:
 )
 async def questions(user_id: PersonId, request: Request, limit: Annotated[int, Query(ge=1, le=20)] = 1) -> Response:
     """Name the most informative pairs not yet answered; for somebody new, the opening questions."""
-    people, key = context_of(request).open_people, _key(request, user_id)
+    people, key = context_of(request).open_people, person_key(request, user_id)
     events = await people.store.read_log(key)
     answered = {str(event.payload.get("question_id")) for event in events if not event.is_withdrawn}
     taste = await people.taste(key)
-    ranked = next_questions(people.artifact, taste.posterior, answered, limit + 1)
+    ranked = next_questions(taste.artifact, taste.posterior, answered, limit + 1)
     data = [
         {
             "id": item.id,
@@ -225,12 +225,13 @@ async def questions(user_id: PersonId, request: Request, limit: Annotated[int, Q
 )
 async def neighbors(user_id: PersonId, request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> Response:
     """List the nearest people's distances; who they are only for keys that may know."""
-    people, key = context_of(request).open_people, _key(request, user_id)
+    people, key = context_of(request).open_people, person_key(request, user_id)
     state = await known_state(people, key)
-    latent = people.preferences.latent(state.posterior) if state.posterior else None
-    if people.index is None or latent is None:
+    edition = people.in_service.reading(state)
+    latent, index = edition.preferences.latent(state.posterior) if state.posterior else None, edition.index
+    if index is None or latent is None:
         return json_response({"object": "list", "data": [], "has_more": False, "num_people": 0})
-    near = [found for found in await people.index.search(key.tenant, latent, limit + 2) if found.user != key.user]
+    near = [found for found in await index.search(key.tenant, latent, limit + 2) if found.user != key.user]
     may_see = principal_of(request).may(Scope.ADMIN)
     data = [
         {
@@ -240,7 +241,7 @@ async def neighbors(user_id: PersonId, request: Request, limit: Annotated[int, Q
         }
         for found in near[:limit]
     ]
-    num_people = await people.index.size(key.tenant)
+    num_people = await index.size(key.tenant)
     return json_response({"object": "list", "data": data, "has_more": len(near) > limit, "num_people": num_people})
 
 
@@ -252,8 +253,8 @@ async def neighbors(user_id: PersonId, request: Request, limit: Annotated[int, Q
 )
 async def retrieve(user_id: PersonId, request: Request) -> Response:
     """Show beliefs with their intervals, what taught them, and what the person decided."""
-    people, key = context_of(request).open_people, _key(request, user_id)
-    return json_response(_user_object(people, await portray(people, key)))
+    people, key = context_of(request).open_people, person_key(request, user_id)
+    return json_response(_user_object(await portray(people, key)))
 
 
 @router.patch(
@@ -264,9 +265,9 @@ async def retrieve(user_id: PersonId, request: Request) -> Response:
 )
 async def change(user_id: PersonId, body: UserPatch, request: Request) -> Response:
     """Change what a person decided about their model."""
-    people, key = context_of(request).open_people, _key(request, user_id)
+    people, key = context_of(request).open_people, person_key(request, user_id)
     await change_profile(people, key, ProfileChange(body.pins, body.bars, body.learning_paused))
-    return json_response(_user_object(people, await portray(people, key)))
+    return json_response(_user_object(await portray(people, key)))
 
 
 @router.delete(
@@ -277,7 +278,7 @@ async def change(user_id: PersonId, body: UserPatch, request: Request) -> Respon
 )
 async def erase(user_id: PersonId, request: Request) -> Response:
     """Erase everything about a person, and say what it was; nothing is left to erase the second time."""
-    context, key = context_of(request), _key(request, user_id)
+    context, key = context_of(request), person_key(request, user_id)
     people = context.open_people
     await context.open_desk.deliver()  # or what waits in the spool would come back later
     receipt = await people.erase(key)
@@ -302,7 +303,7 @@ def _profile(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _user_object(people: People, portrait: Portrait) -> dict[str, Any]:
+def _user_object(portrait: Portrait) -> dict[str, Any]:
     state, told = portrait.state, portrait.explanation
     return {
         "id": state.key.user,
@@ -310,7 +311,7 @@ def _user_object(people: People, portrait: Portrait) -> dict[str, Any]:
         **_profile(state.profile),
         "num_events": portrait.num_events,
         "num_counting": portrait.num_counting,
-        "artifact": people.artifact.version,
+        "artifact": portrait.artifact,
         "posterior_version": state.posterior.version if state.posterior else 0,
         "updated_at": state.posterior.updated_at if state.posterior else None,
         "mixture_weights": list(portrait.mixture_weights),

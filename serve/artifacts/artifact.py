@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from router.explain import attribute_directions
 from router.routing import SteeringSpace
 from router.types import Arm, Array, Population
 from serve.engines.feature_space import FeatureSpace
@@ -63,6 +64,11 @@ class Artifact:
     def _to_engine(self) -> Array:
         """Coefficients of the engine's directions per reward feature, (D, P)."""
         return self.population.basis / self.population.scale
+
+    @cached_property
+    def attribute_directions(self) -> dict[str, Array]:
+        """Named attribute -> direction (D,); its product with a taste is in logits per deviation of the attribute."""
+        return attribute_directions(self.population.attribute_names, self.response)
 
     @cached_property
     def readout(self) -> Readout:

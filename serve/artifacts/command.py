@@ -1,4 +1,4 @@
-"""`palate artifacts list | show | diff | publish | rollback | verify`. Knows nothing of how artifacts are made."""
+"""`palate artifacts list | show | diff | publish | rollback | history | verify`. Knows nothing of how they are made."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def diff_command(old: str, new: str) -> None:
 
 @click.command("publish")
 @click.argument("version")
-@click.option("--force", "is_forced", is_flag=True, help="Also where the feature space differs.")
+@click.option("--force", "is_forced", is_flag=True, help="Whatever speaks against it.")
 def publish_command(version: str, is_forced: bool) -> None:
-    """Put a version into service."""
+    """Put a version into service that `palate evaluate release` found better than the one there."""
     manifest = _registry().publish(version, is_forced=is_forced)
     click.echo(f"{manifest.version} serves {manifest.model} now.")
 
@@ -99,6 +99,20 @@ def publish_command(version: str, is_forced: bool) -> None:
 def rollback_command(model: str) -> None:
     """Return to the version that served before."""
     click.echo(f"{_registry().rollback(model) or 'The shipped artifact'} serves {model} again.")
+
+
+@click.command("history")
+@JSON_OPTION
+def history_command(as_json: bool) -> None:
+    """List publications and rollbacks, with what spoke against them."""
+    rows = _registry().history()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        version, before = row["version"] or "the shipped artifact", row["before"] or "the shipped artifact"
+        forced = f"  FORCED: {row['objection']}" if row["objection"] else ""
+        click.echo(f"{row['at']}  {row['model']}  {row['action']} {version}, after {before}{forced}")
 
 
 @click.command("verify")

@@ -1,30 +1,40 @@
 """Which artifact serves which model: versions below `PALATE_HOME/artifacts`, and a journal of publications.
 
 `in-service.json` holds for each model the versions published so far, newest last, "" standing for the shipped default;
-it is replaced in one rename, so a reader sees one or the other. Knows no engines or servers.
+it is replaced in one rename, so a reader sees one or the other. `history.jsonl` keeps every publication and rollback,
+with what spoke against it. Knows no engines or servers.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.experiments import EXPERIMENTS, Experiment, read_experiments, write_experiments
+from serve.artifacts.rulings import fingerprint, read_ruling
 from serve.artifacts.scripted import scripted_artifact
 from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
 from serve.config import Config
 from serve.errors import ConfigurationError
 from serve.home import Home
 
+logger = logging.getLogger("palate.artifacts")
+
 JOURNAL = "in-service.json"
+HISTORY = "history.jsonl"
+STARTED, STOPPED = "start experiment", "stop experiment"
 SHIPPED = Path(__file__).parent / "default"
 MAX_REMEMBERED = 100  # publications a model
+Signature = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,16 @@ def load_in_service(home: Home, model_name: str, shipped: Path = SHIPPED) -> Art
         raise ConfigurationError(f"{error.message} `palate artifacts rollback` returns to the one before.") from error
 
 
+def find_experiment(config: Config, home: Home) -> tuple[Experiment, Artifact] | None:
+    """Find the experiment on the configured model, with its candidate. Raises ConfigurationError if that is damaged."""
+    if config.personalization.artifact is not None:
+        return None
+    name = config.model.name if config.engine.kind == "scripted" else config.model.base_name
+    registry = Registry(home)
+    experiment = registry.experiment(name)
+    return None if experiment is None else (experiment, load(registry.entry(experiment.candidate).folder))
+
+
 def find_artifact(config: Config, home: Home) -> Artifact | None:
     """Find what the configuration says serves: a folder, the scripted engine's own, or the one in service.
 
@@ -68,7 +88,7 @@ def find_artifact(config: Config, home: Home) -> Artifact | None:
     if not personalization.enabled:
         return None
     if config.engine.kind == "scripted":
-        return scripted_artifact(config.model.name)
+        return _scripted(config.model.name, home)
     if personalization.artifact is None:
         return load_in_service(home, model_name)
     artifact = load(personalization.artifact)
@@ -78,6 +98,19 @@ def find_artifact(config: Config, home: Home) -> Artifact | None:
             f"not for '{model_name}'."
         )
     return artifact
+
+
+def usable_artifact(config: Config, home: Home) -> tuple[Artifact | None, bool]:
+    """Find what serves as `find_artifact` does, for a replica that must come up again whatever happened meanwhile.
+
+    Returns:
+        The artifact or None, and whether there is one that cannot be used; why is logged.
+    """
+    try:
+        return find_artifact(config, home), False
+    except ConfigurationError as error:
+        logger.critical("answers are the base model's: %s", error.message)
+        return None, True
 
 
 @dataclass(frozen=True)
@@ -108,29 +141,105 @@ class Registry:
             raise ConfigurationError(f"There is no one artifact '{version}'; there are: {known}.")
         return named[0]
 
+    def serving(self, model_name: str) -> Entry | None:
+        """Find what serves a model, the shipped one included; None if nothing does."""
+        return next((one for one in self.entries() if one.is_in_service and one.manifest.model == model_name), None)
+
     def in_service(self, model_name: str) -> str | None:
         """Give the version published last for a model; None while the shipped one serves."""
         versions = self._journal().get(model_name, [])
         return (versions[-1] or None) if versions else None
 
     def publish(self, version: str, *, is_forced: bool = False) -> Manifest:
-        """Put a version into service, after checking every file of it.
+        """Put a version into service, after checking every file of it; written down, forced or not.
 
         Raises:
             ConfigurationError: it is damaged; or, unless forced, it was fitted in another feature space than the one in
-                service: engines would have to restart, and features kept with feedback could not be carried over.
+                service, or was not ruled to be better than that. Where nothing serves, and for the shipped one, no
+                ruling is needed.
         """
         entry = self.entry(version)
         manifest = verify(entry.folder)
-        serving = [one for one in self.entries() if one.is_in_service and one.manifest.model == manifest.model]
-        spaces = {one.manifest.feature_space for one in serving} - {manifest.feature_space}
-        if spaces and not is_forced:
-            raise ConfigurationError(
-                f"{version} was fitted in feature space {manifest.feature_space}, not in {spaces.pop()} as the one in "
-                "service: engines must restart and feedback be read anew. Use --force if that is meant."
-            )
+        serving = self.serving(manifest.model)
+        objection = self._objection(entry, serving)
+        if objection and not is_forced:
+            raise ConfigurationError(f"{objection} Use --force if that is meant.")
+        self._end_experiment(manifest.model)
         self._append(manifest.model, "" if entry.is_shipped else version)
+        before = None if serving is None else serving.manifest.version
+        self._note(manifest.model, "publish", version, before, is_forced=is_forced, objection=objection)
         return manifest
+
+    def history(self) -> list[dict[str, Any]]:
+        """List publications and rollbacks, oldest first."""
+        path = self.home.artifacts / HISTORY
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def experiment(self, model_name: str) -> Experiment | None:
+        """Return the running experiment."""
+        return read_experiments(self.home.artifacts).get(model_name)
+
+    def start_experiment(self, name: str, version: str, share: float, now: float) -> Experiment:
+        """Try a version on a share of people, after checking every file of it.
+
+        Raises:
+            ConfigurationError: it is damaged, of another feature space, or the one in service; nothing serves; or
+                another experiment is running.
+        """
+        entry = self.entry(version)
+        model = verify(entry.folder).model
+        serving, running = self.serving(model), self.experiment(model)
+        if serving is None or serving.manifest.version == version:
+            raise ConfigurationError(f"{version} can only be tried against another version that serves {model}.")
+        if running is not None:
+            raise ConfigurationError(f"Experiment '{running.name}' is running; stop it first.")
+        if serving.manifest.feature_space != entry.manifest.feature_space:
+            raise ConfigurationError(f"{version} reads another feature space than {serving.manifest.version}.")
+        if any(row["version"] == name for row in self.history() if row["action"] == STARTED):
+            raise ConfigurationError(f"There was an experiment '{name}'; another name draws other people.")
+        experiment = Experiment(name, model, version, serving.manifest.version, share, now)
+        with self._locked():
+            write_experiments(self.home.artifacts, read_experiments(self.home.artifacts) | {model: experiment})
+        self._note(model, STARTED, name, version, is_forced=False, objection="")
+        return experiment
+
+    def stop_experiment(self, model_name: str) -> Experiment:
+        """Let what is in service serve everybody again. Raises ConfigurationError if no experiment is running."""
+        found = self._end_experiment(model_name)
+        if found is None:
+            raise ConfigurationError(f"No experiment is running for {model_name}.")
+        return found
+
+    def _end_experiment(self, model_name: str) -> Experiment | None:
+        running = read_experiments(self.home.artifacts)
+        found = running.pop(model_name, None)
+        if found is not None:
+            with self._locked():
+                write_experiments(self.home.artifacts, running)
+            self._note(model_name, STOPPED, found.name, found.candidate, is_forced=False, objection="")
+        return found
+
+    def _objection(self, entry: Entry, serving: Entry | None) -> str:
+        """Say why a version should not replace the one in service; nothing if it may."""
+        running = self.experiment(entry.manifest.model)
+        if running is not None:
+            return f"Experiment '{running.name}' is running and would end: `palate experiments stop` does that."
+        if serving is None or entry.is_shipped:
+            return ""
+        version, before = entry.manifest.version, serving.manifest.version
+        if entry.manifest.feature_space != serving.manifest.feature_space:
+            return (
+                f"{version} was fitted in feature space {entry.manifest.feature_space}, not in "
+                f"{serving.manifest.feature_space} as {before}, which serves: engines must restart, and feedback be "
+                "read anew."
+            )
+        if version == before:
+            return ""
+        ruling = read_ruling(self.home.artifacts, version)
+        if ruling is None or ruling.against != before or ruling.fingerprint != fingerprint(entry.folder):
+            command = f"palate evaluate release {version}"
+            return f"{version} was not compared with {before}, which serves: `{command}` does that."
+        return "" if ruling.is_passed else f"{version} should not replace {before}: {'; '.join(ruling.reasons)}."
 
     def rollback(self, model_name: str) -> str:
         """Return to what served before the last publication; give its version, or `` for the shipped one.
@@ -148,6 +257,8 @@ class Registry:
                 verify(self.home.artifacts / before)
             journal[model_name] = versions[:-1]
             self._write(journal)
+        self._end_experiment(model_name)
+        self._note(model_name, "rollback", before, versions[-1], is_forced=False, objection="")
         return before
 
     def _folders(self) -> Iterator[tuple[Path, bool]]:
@@ -173,6 +284,15 @@ class Registry:
             journal[model_name] = [*journal.get(model_name, []), version][-MAX_REMEMBERED:]
             self._write(journal)
 
+    def _note(
+        self, model_name: str, action: str, version: str, before: str | None, *, is_forced: bool, objection: str
+    ) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row: dict[str, object] = {"at": now, "model": model_name, "action": action, "version": version}
+        row |= {"before": before, "is_forced": is_forced, "objection": objection}
+        with self._locked(), (self.home.artifacts / HISTORY).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
     def _write(self, journal: dict[str, list[str]]) -> None:
         path = self.home.artifacts / JOURNAL
         aside = path.with_name(f".{JOURNAL}-{os.getpid()}")
@@ -187,6 +307,28 @@ class Registry:
         with (self.home.artifacts / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def signature(home: Home) -> Signature:
+    """Return what changes whenever something is published, rolled back or tried; a `stat` a file."""
+    found: list[int] = []
+    for name in (JOURNAL, EXPERIMENTS):
+        try:
+            status = (home.artifacts / name).stat()
+        except OSError:
+            found += [0, 0, 0]
+        else:
+            found += [status.st_ino, status.st_mtime_ns, status.st_size]
+    return tuple(found)
+
+
+def _scripted(model_name: str, home: Home) -> Artifact:
+    """Load what was published for the scripted engine; its own artifact where that is nothing or a real model's."""
+    own = scripted_artifact(model_name)
+    version = Registry(home).in_service(model_name)
+    if version is None or read_manifest(home.artifacts / version).feature_space != own.feature_space.id:
+        return own
+    return load(home.artifacts / version)
 
 
 def _shipped_folder(model_name: str, shipped: Path) -> Path | None:

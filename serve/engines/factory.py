@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve.artifacts.registry import find_artifact
+from serve.artifacts.registry import usable_artifact
 from serve.config import Config
 from serve.engines.protocol import Engine
 from serve.home import Home
@@ -17,6 +17,6 @@ def create_engine(config: Config, home: Home) -> Engine:
         return ScriptedEngine(config.model.name, config.model.max_model_len or 2_048)
     from serve.engines.vllm_engine import VllmEngine  # noqa: PLC0415 - the scripted engine must work without vLLM
 
-    artifact = find_artifact(config, home)
+    artifact, _ = usable_artifact(config, home)
     space = artifact.feature_space if artifact else None
     return VllmEngine(config.model, config.engine, resolve(config.model.id, home, quiet=True), space)

@@ -123,6 +123,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_param: str = "messages"  # the parameter an error about the prompt names
     arms: tuple[EngineArm, ...] = ()
     best_of: BestOf | None = None
+    sent_at: float = 0.0  # Unix time at which it left the ingress; 0: it did not come from one
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):

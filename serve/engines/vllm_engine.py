@@ -24,6 +24,7 @@ from serve.config import EngineConfig, ModelConfig
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import (
     CandidateRun,
+    ChatInput,
     Delta,
     EngineArm,
     Features,
@@ -98,6 +99,10 @@ class VllmEngine:
         if engine.num_gpus:
             arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
             arguments["tensor_parallel_size"] = engine.tensor_parallel_size
+        else:
+            # A prompt read in parts draws tokens that are thrown away; for a seeded request vLLM then turns its
+            # generator back by an offset, which those of a CPU do not have: the worker would die.
+            arguments["enable_chunked_prefill"] = False
         if self._space is not None:
             arguments |= engine_settings(self._space.worker_config().layers)
         if engine.max_loras:
@@ -300,11 +305,21 @@ class VllmEngine:
 
         return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, _lora(arm.adapter), to_delta)
 
+    def _check_tools(self, chat: ChatInput) -> None:
+        """Calls that the model may choose are found in its text, by the model's own parser."""
+        if chat.tools and chat.tool_choice in (None, "auto") and self._model_config.tool_parser is None:
+            raise InvalidRequest(
+                "This server has no tool parser for its model: name the tool in 'tool_choice', or let the operator set "
+                "'model.tool_parser'.",
+                param="tools",
+            )
+
     async def _render(self, request: GenerationRequest) -> tuple[Any, Any]:
         """Return vLLM's own request (chat or completion) and its tokenized prompt."""
         chat_class, completion_class = _request_classes()
         fields = _sampling_fields(request)
         if request.chat is not None:
+            self._check_tools(request.chat)
             chat = chat_class(
                 messages=request.chat.messages,
                 tools=request.chat.tools,

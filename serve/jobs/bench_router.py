@@ -29,7 +29,7 @@ from router.elicitation import information_gain
 from router.feedback import FeedbackTable, binary_table
 from router.laplace import Mode
 from router.mixture import Mixture
-from router.population import FitConfig, Task, fit_population, plain_layout
+from router.population import FitConfig, Run, Task, fit_population, plain_layout
 from router.posterior import prior, update, update_many
 from router.reward import score
 from router.routing import RoutingConfig, Wishes, judge_of, plain_space, route
@@ -230,7 +230,7 @@ def measure_fits(sizes: Sequence[int]) -> list[Fit]:
         for people in sizes:
             table = make_table(people, np.random.default_rng(0))
             start, cpu_start = time.perf_counter(), time.process_time()
-            fit_population(table, plain_layout(table.features), FIT, 0, counted)
+            fit_population(table, plain_layout(table.features), FIT, 0, Run(counted))
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
             before = fits[-1] if fits else None
             fits.append(

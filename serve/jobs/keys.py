@@ -54,6 +54,8 @@ def list_keys(file: KeyFile, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_row(key) for key in kept], indent=1))
         return
+    if not kept:
+        click.echo("no keys yet: `palate keys create` makes one", err=True)
     for key in kept:
         revoked = f", revoked {_date(key.revoked_at)}" if key.revoked_at is not None else ""
         state = f"created {_date(key.created_at)}{revoked}"

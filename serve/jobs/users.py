@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 
 import click
-import numpy as np
 
+from serve.artifacts.artifact import Artifact
 from serve.artifacts.registry import find_artifact
 from serve.config import load
 from serve.home import Home
@@ -59,8 +59,7 @@ def cohorts(url: str, username: str | None, password: str | None, tenant: str, n
             await index.close()
             await store.close()
 
-    names = population.attribute_names or ("",) * population.num_features
-    rows = [_row(cohort, names) for cohort in run(find())]
+    rows = [_row(cohort, artifact) for cohort in run(find())]
     if as_json:
         plain = [{"people": row.people, "spread": row.spread, "likes": row.likes} for row in rows]
         click.echo(json.dumps(plain, indent=1))
@@ -72,8 +71,8 @@ def cohorts(url: str, username: str | None, password: str | None, tenant: str, n
         click.echo(f"nobody's taste is known in tenant {tenant} under {artifact.version}")
 
 
-def _row(cohort: Cohort, names: tuple[str, ...]) -> CohortRow:
-    order = np.argsort(-np.abs(cohort.centre), kind="stable")
-    named = [d for d in order if names[d]][:MAX_ATTRIBUTES]
-    likes = {names[d]: round(float(cohort.centre[d]), 4) for d in named}
-    return CohortRow(len(cohort.users), round(cohort.spread, 4), likes)
+def _row(cohort: Cohort, artifact: Artifact) -> CohortRow:
+    directions = artifact.attribute_directions
+    likes = {name: round(float(cohort.centre @ direction), 4) for name, direction in directions.items()}
+    strongest = sorted(likes, key=lambda name: -abs(likes[name]))[:MAX_ATTRIBUTES]
+    return CohortRow(len(cohort.users), round(cohort.spread, 4), {name: likes[name] for name in strongest})

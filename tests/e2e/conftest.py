@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.e2e.browser import INSTALL, TIMEOUT_MS, Visitor, find_chromium, running_browser
 from tests.e2e.server import Server, running_server
 
 
@@ -31,3 +33,26 @@ def server(request: pytest.FixtureRequest) -> Server:
     """Each engine in turn."""
     running: Server = request.getfixturevalue(f"{request.param}_server")
     return running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, started once a module and gone before the next, since Playwright's loop fills the thread."""
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip(f"no Chromium here; install it with: {' '.join(INSTALL)}")
+    with running_browser(binary) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Visitor]:
+    """Somebody with a browser of their own on the page; nothing may go wrong in it."""
+    server: Server = request.getfixturevalue(f"{getattr(request, 'param', 'scripted')}_server")
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(TIMEOUT_MS)
+    visitor = Visitor(context.new_page(), server.base_url)
+    visitor.watch()
+    yield visitor
+    context.close()
+    assert visitor.problems == []

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,27 @@ def test_streams_end_with_an_error_event_and_service_resumes(tmp_path: Path, dep
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
+def test_a_dead_ingress_is_replaced_and_what_was_acknowledged_is_there(scripted_server: Server) -> None:
+    server, started = scripted_server, threading.Barrier(2)
+    liked = {"kind": "comparison", "user": "orphan", "prompt": "hi", "candidates": ["a b", "there what"], "value": 1}
+    said = httpx.post(f"{server.base_url}/v1/feedback", json=liked, timeout=30.0, trust_env=False)
+    assert said.status_code == 200
+    body = _body(server, "Go on. [[tokens: 1000]] [[delay: 0.05]]", max_tokens=1_000)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(_events, server, body, started)
+        started.wait(30)
+        server.replica("Ingress").kill()
+        with pytest.raises(httpx.TransportError):
+            stream.result(timeout=30)
+    server.wait_until(ready=True, timeout_s=60)
+    body = {**_body(server, "hi"), "user": "orphan"}
+    answer = httpx.post(f"{server.base_url}/v1/chat/completions", json=body, timeout=30.0, trust_env=False)
+    assert (answer.status_code, answer.json()["palate"]["personalized"]) == (200, True)
+    listed = httpx.get(f"{server.base_url}/v1/feedback?user=orphan", timeout=30.0, trust_env=False).json()
+    assert [event["id"] for event in listed["data"]] == [said.json()["id"]]
+
+
 def test_a_sick_engine_is_replaced(tmp_path: Path) -> None:
     with running_server(tmp_path, "scripted", {"engine": {"health_check_period_s": 0.5}}) as server:
         before = server.replica("Engine").pid
@@ -86,6 +108,23 @@ def test_a_full_queue_answers_429(tmp_path: Path) -> None:
         assert stranger.status_code == 401
         assert stranger.json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{server.base_url}/health", trust_env=False).status_code == 200
+
+
+@pytest.mark.slow
+def test_long_answers_in_a_full_house_are_not_taken_for_a_dead_engine(tmp_path: Path) -> None:
+    """Two at a time take 12 s, so that probes, too, wait for longer than they are given."""
+    limits: dict[str, dict[str, object]] = {"engine": {"max_ongoing_requests": 2, "max_queued_requests": 20}}
+    with running_server(tmp_path, "scripted", limits) as server:
+        begin = time.monotonic()
+
+        def ask(number: int) -> int:
+            time.sleep(max(0.0, begin + number - time.monotonic()))
+            body = _body(server, "Slowly. [[tokens: 24]] [[delay: 0.5]]" if number < 2 else "hi")
+            url = f"{server.base_url}/v1/chat/completions"
+            return httpx.post(url, json=body, timeout=60, trust_env=False).status_code
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            assert list(pool.map(ask, range(12))) == [200] * 12
 
 
 def test_a_generation_that_breaks_off_is_an_error(scripted_server: Server) -> None:

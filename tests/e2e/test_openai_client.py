@@ -239,7 +239,7 @@ def test_a_client_that_leaves_frees_its_generation(server: Server) -> None:
             assert _running(client) == 1
         _assert_soon_free(client)
         with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/chat/completions", json=body, timeout=1.0)
+            pytest.fail(client.post("/v1/chat/completions", json=body, timeout=1.0).text)
         _assert_soon_free(client)
 
 

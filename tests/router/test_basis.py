@@ -43,6 +43,14 @@ def test_the_directions_in_which_people_differ_are_found() -> None:
     assert learned.weights.shape == (160, 2)
 
 
+def test_rank_zero_learns_the_shared_reward_alone() -> None:
+    crowd = simulate(np.array([[1.0, -0.5, 0.0]]), (30,), 20, spread=0.0, flip_rate=0.0, seed=1)
+    learned = fit_basis(crowd.table(), crowd.features, crowd.features, BasisConfig(rank=0), np.random.default_rng(0))
+    assert learned.directions.shape == (0, 3)
+    assert learned.weights.shape == (30, 0)
+    np.testing.assert_array_equal(learned.base, fit_base(crowd.table(), crowd.features, 1.0)[0])
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="rank must be at least 0"):
         BasisConfig(rank=-1)

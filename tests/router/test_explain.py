@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from router.explain import explain
+from router.explain import attribute_directions, explain
 from router.mixture import Mixture
 
 NAMES = ("concise", "", "warm")
@@ -72,3 +72,17 @@ def test_nonsense_is_refused() -> None:
         explain(TASTE, NAMES, np.eye(2), decisions=np.zeros((0, 3)), means_without={})
     with pytest.raises(ValueError, match="decisions"):
         explain(TASTE, NAMES, np.eye(3), decisions=np.zeros(3), means_without={})
+
+
+def test_an_attributes_direction_is_what_the_explanation_reads() -> None:
+    response = np.array([[2.0, 0.6, 0.1], [0.6, 1.0, 0.3], [0.1, 0.3, 0.5]])
+    mean = np.array([0.7, -0.4, 1.1])
+    taste = Mixture(np.ones(1), mean[None], 0.2 * np.eye(3)[None])
+    names = ("brief", "", "warm")
+    told = explain(taste, names, response, decisions=np.zeros((0, 3)), means_without={})
+    directions = attribute_directions(names, response)
+    assert set(directions) == {"brief", "warm"}
+    np.testing.assert_allclose(directions["warm"], response[2] / np.sqrt(0.5))
+    assert {one.name: one.mean for one in told.attributes} == pytest.approx(
+        {name: float(mean @ direction) for name, direction in directions.items()}
+    )

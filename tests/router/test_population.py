@@ -7,6 +7,7 @@ from router.population import (
     FitConfig,
     FitReport,
     Prior,
+    Run,
     choose_prior,
     e_step,
     fit_population,
@@ -139,11 +140,34 @@ def test_the_fit_is_the_same_under_the_same_seed_and_any_map() -> None:
         return [function(task) for task in reversed(tasks)][::-1]
 
     one, _ = fit_population(crowd.table(), layout, config(1, 2, iterations=2), seed=4)
-    two, _ = fit_population(crowd.table(), layout, config(1, 2, iterations=2), 4, mapping)
+    two, _ = fit_population(crowd.table(), layout, config(1, 2, iterations=2), 4, Run(mapping))
     for name, array in one.to_arrays().items():
         np.testing.assert_array_equal(array, two.to_arrays()[name])
     assert mapped
     assert one.attribute_names == ("first", "", "", "")
+
+
+def test_a_fit_goes_on_after_the_steps_it_remembers() -> None:
+    crowd = simulate(AXES[:2, :2], (20, 20), 10, spread=0.3, flip_rate=0.0, seed=3)
+    arguments = crowd.table(), plain_layout(crowd.features), config(1, 2, iterations=3), 4
+    kept: list[object] = []
+    recalled: list[object] = []
+
+    def keep(kind, find):  # type: ignore[no-untyped-def]  # generic
+        kept.append(find())
+        return kept[-1]
+
+    def recall(kind, find):  # type: ignore[no-untyped-def]  # generic
+        recalled.append(kept[len(recalled)] if len(recalled) < len(kept) - 2 else find())
+        assert isinstance(recalled[-1], kind)
+        return recalled[-1]
+
+    one, _ = fit_population(*arguments, Run(keep=keep))
+    two, _ = fit_population(*arguments, Run(keep=recall))
+    assert len(recalled) == len(kept)
+    np.testing.assert_array_equal(one.basis, two.basis)
+    np.testing.assert_allclose(one.means, two.means, atol=2e-3)  # modes are found from other starts, to their tolerance
+    np.testing.assert_allclose(one.covariances, two.covariances, atol=2e-3)
 
 
 def test_em_climbs() -> None:

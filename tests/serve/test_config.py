@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from serve import config
+from serve.config_reference import reference
 from serve.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +71,7 @@ def test_secrets_come_from_the_environment_and_do_not_print(monkeypatch: pytest.
 
 
 def test_the_reference_page_is_current() -> None:
-    assert (ROOT / "docs" / "configuration.md").read_text() == config.reference(), (
+    assert (ROOT / "docs" / "configuration.md").read_text() == reference(), (
         "renew it: palate config docs > docs/configuration.md"
     )
 

@@ -178,7 +178,7 @@ async def test_the_index_is_loaded_built_and_saved(tmp_path: Path) -> None:
 
 
 async def _has_snapshot(palate: Palate) -> bool:
-    snapshot = palate.memory.people.snapshot
+    snapshot = palate.memory.people.in_service.current.snapshot
     return snapshot is not None and snapshot.exists() and b"bob" in snapshot.read_bytes()
 
 

@@ -9,8 +9,10 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from serve import models
 from serve.errors import ModelUnavailable
@@ -121,3 +123,36 @@ def test_the_default_model_is_there_whole() -> None:
     begin = time.monotonic()
     models.resolve(models.DEFAULT_MODEL.name, Home.from_env(), quiet=True)
     assert time.monotonic() - begin < 30  # verified, not converted again
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (ConnectionError("nobody there"), "the hub cannot be asked"),
+        (None, "The hub has no model 'org/name'"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_had_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None, message: str
+) -> None:
+    def model_info(*_: object, **__: object) -> None:
+        if failure is not None:
+            raise failure
+        raise RepositoryNotFoundError("no such model", response=Mock(headers={}))
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    with pytest.raises(ModelUnavailable, match=message):
+        models.find_model("org/name", None, Home(Path("/nowhere")))
+
+
+def test_a_folder_is_found_without_the_hub(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model_info(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    models.find_model(str(folder), None, home)
+    monkeypatch.chdir(tmp_path)
+    models.find_model("./mine", None, home)

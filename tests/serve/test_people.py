@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serve.editions import Edition
 from serve.people import Candidates, People
-from serve.preferences import choices_of
-from tests.serve.artifacts_for_tests import P, make_artifact
+from serve.preferences import Preferences, choices_of
+from tests.serve.artifacts_for_tests import P, make_artifact, make_space
 from tests.user_store.samples import ANN, NOW, event, features
 from user_store.errors import StoreUnavailable
+from user_store.latent_index import LatentIndex
 from user_store.open import open_store
 from user_store.store import UserStore
-from user_store.types import FeedbackKind, UserKey, UserState
+from user_store.types import FeedbackKind, StoredPosterior, UserKey, UserState
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[UserStore]:
 
 @pytest.fixture
 def people(store: UserStore) -> People:
-    return People(store, make_artifact(), clock=lambda: NOW, completion_ttl_s=60.0)
+    return People(store, Edition(Preferences(make_artifact())), clock=lambda: NOW, completion_ttl_s=60.0)
 
 
 class CountingStore:
@@ -47,7 +50,7 @@ class CountingStore:
 
 async def test_a_taste_costs_one_read_and_a_store_that_is_away_is_not_asked_again_at_once() -> None:
     store = CountingStore()
-    people = People(store, make_artifact(), pause_s=0.05)  # type: ignore[arg-type]  # only reads are asked for
+    people = People(store, Edition(Preferences(make_artifact())), pause_s=0.05)  # type: ignore[arg-type]  # only reads are asked for
     assert (await people.taste(ANN)).posterior is None
     assert store.num_reads == 1
     store.is_away = True
@@ -63,7 +66,7 @@ async def test_a_taste_costs_one_read_and_a_store_that_is_away_is_not_asked_agai
 
 
 async def test_before_the_store_is_there_nothing_is_known() -> None:
-    people = People(None, make_artifact())
+    people = People(None, Edition(Preferences(make_artifact())))
     assert not people.is_open
     with pytest.raises(StoreUnavailable, match="not be reached yet"):
         await people.taste(ANN)
@@ -83,7 +86,7 @@ def test_a_record_keeps_measured_candidates_in_the_order_they_were_served(people
 
 
 def test_texts_are_kept_where_the_operator_says_so(store: UserStore) -> None:
-    people = People(store, make_artifact(), keeps_texts=True)
+    people = People(store, Edition(Preferences(make_artifact())), keeps_texts=True)
     candidates = Candidates(features(1, 3, P), ["base", "steered", "steered"], [2], ["the answer"])
     assert people.record(ANN, "c1", candidates, created_at=NOW).texts == ("", "", "the answer")
 
@@ -104,16 +107,115 @@ async def test_remembering_an_answer_settles_what_waited_for_it(people: People) 
     assert posterior.num_events == 1
 
 
-async def test_a_new_artifact_reads_everybody_anew_in_the_background(people: People, store: UserStore) -> None:
-    await people.remember(people.record(ANN, "c1", Candidates(features(1, 2, P), ["base"] * 2, [0]), created_at=NOW))
-    said = event("e1", completion_ids=("c1",))
-    record = await store.get_completion(ANN.tenant, "c1", now=NOW)
+async def say(people: People, key: UserKey, event_id: str) -> None:
+    """Let somebody like the first of two remembered answers."""
+    name = f"c-{key.user}-{event_id}"
+    answer = Candidates(features(1, 2, P), ["base"] * 2, [0])
+    await people.remember(people.record(key, name, answer, created_at=NOW))
+    said = event(event_id, key, completion_ids=(name,))
+    record = await people.store.get_completion(key.tenant, name, now=NOW)
     evidence = people.preferences.evidence(said, [record])
-    await store.append_event(event("e1", completion_ids=("c1",), evidence=evidence))
-    await people.learn(ANN)
-    newer = People(store, make_artifact("a2"), clock=lambda: NOW)
+    await people.store.append_event(event(event_id, key, completion_ids=(name,), evidence=evidence))
+    await people.learn(key)
+
+
+async def test_another_artifact_after_a_restart_reads_people_in_the_background(
+    people: People, store: UserStore
+) -> None:
+    await say(people, ANN, "e1")
+    newer = People(store, Edition(Preferences(make_artifact("a2"))), clock=lambda: NOW)
     assert (await newer.taste(ANN)).posterior is None
     await newer.settled()
     posterior = (await newer.taste(ANN)).posterior
     assert posterior is not None
     assert posterior.population_version == "a2"
+
+
+BEN = UserKey(ANN.tenant, "ben")
+
+
+async def test_people_keep_their_old_pair_until_their_log_is_read_anew(people: People) -> None:
+    await say(people, ANN, "e1")
+    await people.adopt(Edition(Preferences(make_artifact("a2"))))
+    assert people.artifact.version == "a2"
+    first = await people.taste(ANN)
+    assert first.posterior is not None
+    assert (first.artifact.version, first.posterior.population_version) == ("a1", "a1")
+    nobody = await people.taste(BEN)
+    assert (nobody.artifact.version, nobody.posterior) == ("a2", None)
+    await people.settled()
+    second = await people.taste(ANN)
+    assert second.posterior is not None
+    assert (second.artifact.version, second.posterior.population_version) == ("a2", "a2")
+
+
+async def test_several_people_are_read_with_one_artifact(people: People) -> None:
+    await say(people, ANN, "e1")
+    await say(people, BEN, "e1")
+    alike = await people.tastes([ANN, BEN])
+    await people.adopt(Edition(Preferences(make_artifact("a2"))))
+    old = await people.tastes([ANN, BEN])
+    assert {taste.artifact.version for taste in old} == {"a1"}
+    await people.settled()
+    await people.store.put_posterior(  # as if Ben's log could not be read anew yet
+        BEN, replace(await _posterior(people, BEN), population="a1"), expected_version=await _version(people, BEN)
+    )
+    mixed = await people.tastes([ANN, BEN])
+    assert {taste.artifact.version for taste in mixed} == {"a2"}
+    for taste, before in zip(mixed, alike, strict=True):
+        assert taste.posterior is not None
+        assert before.posterior is not None
+        assert taste.posterior.population_version == "a2"
+        np.testing.assert_allclose(taste.posterior.mean, before.posterior.mean)  # a2 differs by its name alone
+    assert await people.tastes([]) == []
+
+
+async def _posterior(people: People, key: UserKey) -> StoredPosterior:
+    stored = (await people.store.get_state(key)).posterior
+    assert stored is not None
+    return stored
+
+
+async def _version(people: People, key: UserKey) -> int:
+    return (await _posterior(people, key)).version
+
+
+async def test_everybody_is_read_anew_once(people: People) -> None:
+    for key in (ANN, BEN, UserKey("other", "carl")):
+        await say(people, key, f"e-{key.user}")
+    assert await people.renew() == 0
+    await people.adopt(Edition(Preferences(make_artifact("a2"))))
+    assert await people.renew() == 3
+    assert await people.renew() == 0
+    assert (await _posterior(people, BEN)).population == "a2"
+
+
+async def test_the_index_of_an_edition_that_left_is_closed_after_the_next(tmp_path: Path, store: UserStore) -> None:
+    def edition(version: str) -> Edition:
+        return Edition(Preferences(make_artifact(version)), LatentIndex(3, version), tmp_path / version)
+
+    people = People(store, edition("a1"), clock=lambda: NOW)
+    await say(people, ANN, "e1")
+    first = people.index
+    assert first is not None
+    assert await first.size(ANN.tenant) == 1
+    await first.save(tmp_path / "a1")
+    await people.adopt(edition("a2"))
+    assert not (tmp_path / "a1").exists()  # or who is erased now would stay in it
+    assert await first.size(ANN.tenant) == 1  # for requests that took it before
+    await people.renew()
+    assert people.index is not None
+    assert await people.index.size(ANN.tenant) == 1
+    await people.erase(ANN)
+    assert await people.index.size(ANN.tenant) == 0
+    await people.adopt(edition("a3"))
+    with pytest.raises(RuntimeError):
+        await first.size(ANN.tenant)
+    await people.close()
+
+
+async def test_an_edition_of_another_feature_space_is_refused(people: People) -> None:
+    other = replace(make_artifact("a2"), feature_space=make_space("another-model"))
+    with pytest.raises(ValueError, match="restart the server"):
+        await people.adopt(Edition(Preferences(other)))
+    assert people.artifact.version == "a1"

@@ -13,13 +13,16 @@ import pytest
 
 from serve.artifacts.scripted import scripted_artifact
 from serve.config import PersonalizationConfig
+from serve.editions import Edition
 from serve.engines.protocol import ChatInput, GenerationRequest, MeasureRequest, Sampling
 from serve.engines.scripted_engine import ScriptedEngine
 from serve.engines.scripted_words import features_of_words
 from serve.errors import EngineUnavailable, InvalidRequest
 from serve.metrics import Metrics
 from serve.people import People, Taste
-from serve.pipeline import Options, Pipeline
+from serve.pipeline import Pipeline
+from serve.planning import Options
+from serve.preferences import Preferences
 from serve.report import Report
 from serve.service import LocalService
 from user_store.errors import NotFound, StoreUnavailable
@@ -89,7 +92,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     engine = ScriptedEngine(MODEL)
     await engine.start()
     store = await open_store(f"sqlite://{tmp_path}/people.db")
-    people = People(store, scripted_artifact(MODEL))
+    people = People(store, Edition(Preferences(scripted_artifact(MODEL))))
     pipeline = Pipeline(LocalService(engine), people, PersonalizationConfig(best_of=8), Metrics())
     yield World(engine, people, pipeline)
     await pipeline.shutdown()
@@ -239,12 +242,12 @@ async def test_arms_that_break_off_leave_the_rest(world: World) -> None:
 
 
 class _AwayStore(People):
-    async def taste(self, key: UserKey) -> Taste:
+    async def tastes(self, keys: Sequence[UserKey]) -> list[Taste]:
         raise StoreUnavailable("away")
 
 
 async def test_without_the_store_the_answer_is_the_base_and_says_so(world: World) -> None:
-    people = _AwayStore(world.people.store, world.people.artifact)
+    people = _AwayStore(world.people.store, Edition(world.people.preferences))
     pipeline = Pipeline(LocalService(world.engine), people, PersonalizationConfig(), Metrics())
     request = world.request()
     answer = await pipeline.answer(request, [ANNA], Options())
@@ -261,7 +264,7 @@ async def test_wishes_out_of_bounds_are_refused(world: World) -> None:
 
 
 async def test_another_models_artifact_is_not_used(world: World) -> None:
-    people = People(world.people.store, scripted_artifact("another"))
+    people = People(world.people.store, Edition(Preferences(scripted_artifact("another"))))
     pipeline = Pipeline(LocalService(world.engine), people, PersonalizationConfig(), Metrics())
     answer = await pipeline.answer(world.request(), [ANNA], Options())
     assert answer.report.reason == "no_artifact"

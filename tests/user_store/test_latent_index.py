@@ -279,3 +279,19 @@ async def test_a_failed_training_keeps_the_search_exact(monkeypatch: pytest.Monk
     assert index.num_failed_trainings == 1
     assert (await index.search("acme", vectors[5], 1))[0].user == "u5"
     await index.close()
+
+
+async def test_a_sample_is_of_the_tenant_and_leaves_one_out() -> None:
+    index = LatentIndex(2, "p")
+    for number in range(5):
+        await index.upsert(UserKey("t", f"u{number}"), np.array([number, 0], np.float32))
+    await index.upsert(UserKey("other", "x"), np.array([99, 0], np.float32))
+    everyone = await index.sample("t", 10)
+    assert sorted(everyone[:, 0]) == [0, 1, 2, 3, 4]
+    without = await index.sample("t", 10, without="u3")
+    assert sorted(without[:, 0]) == [0, 1, 2, 4]
+    few = await index.sample("t", 2)
+    assert len(few) == 2
+    assert np.array_equal(few, await index.sample("t", 2))
+    assert len(await index.sample("nobody", 2)) == 0
+    await index.close()

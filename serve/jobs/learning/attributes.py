@@ -26,9 +26,6 @@ CAUTIOUS = lexicon(
     "seems seem appears suggest suggests potentially tend tends unlikely maybe approximately about almost "
     "around"
 )
-PERSONAL = lexicon("i me my mine myself we us our ours i'm i've i'd i'll we're we've we'll")
-TO_YOU = lexicon("you your yours yourself you're you've you'll you'd")
-_CONTRACTION = ("'s", "'re", "'ve", "'ll", "'d", "'m", "n't")
 
 
 def _log_length(text: Text) -> float:
@@ -36,13 +33,12 @@ def _log_length(text: Text) -> float:
 
 
 def _formal(text: Text) -> float:
-    contractions = sum(word.endswith(_CONTRACTION) for word in text.words) / text.num_words
     learned = text.ending("tion", "sion", "ment", "ance", "ence", "ity", min_length=6)
-    return text.share(FORMAL) + learned - float(np.sqrt(contractions)) - text.share(PERSONAL)
+    return text.share(FORMAL) + learned
 
 
 def _warm(text: Text) -> float:
-    return text.share(WARM) + text.rate("!") + 0.5 * text.share(TO_YOU)
+    return text.share(WARM)
 
 
 def _mean_word(text: Text) -> float:
@@ -57,5 +53,4 @@ ATTRIBUTES: tuple[Property, ...] = (
     Property("questions", lambda text: text.rate("?")),
     Property("plain_words", lambda text: -_mean_word(text)),
     Property("cautious", lambda text: text.share(CAUTIOUS)),
-    Property("personal", lambda text: text.share(PERSONAL)),
 )

@@ -81,6 +81,23 @@ def add_part(folder: Path, name: str, samples: Sequence[Sample], states: FloatAr
     aside.rename(folder / f"{name}.jsonl")
 
 
+def join(corpora: Sequence[Corpus]) -> Corpus:
+    """Put corpora of one model end to end, with the layers that all of them have.
+
+    Raises:
+        ConfigurationError: they are of different models, or share no layer.
+    """
+    if len(corpora) == 1:
+        return corpora[0]
+    models = {corpus.recipe["model"] for corpus in corpora}
+    layers = sorted(set.intersection(*(set(corpus.layers) for corpus in corpora)))
+    if len(models) != 1 or not layers:
+        raise ConfigurationError(f"These corpora do not fit together: models {sorted(models)}, shared layers {layers}.")
+    states = [corpus.states[:, [corpus.layers.index(layer) for layer in layers]] for corpus in corpora]
+    recipe = {"model": models.pop(), "layers": layers, "parts": [corpus.recipe for corpus in corpora]}
+    return Corpus(recipe, tuple(sample for corpus in corpora for sample in corpus.samples), np.concatenate(states))
+
+
 def load_corpus(folder: Path) -> Corpus:
     """Read every whole part, in the order of their names.
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from serve.home import Home
 from serve.jobs.learning.corpus import Sample, add_part, begin, has_part
 from serve.jobs.learning.generator import Answer, Generator, Order, running
-from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Prompt, load_prompts
+from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Prompt, Role, load_prompts
 from serve.models import DEFAULT_MODEL, resolve
 
 T = TypeVar("T", int, float)
@@ -35,6 +35,13 @@ PROMPTS_A_PART = 32
     default=DEFAULT_PROMPTS,
     help="JSON lines with `id` and `prompt`; default: the 249 that come along.",
 )
+@click.option(
+    "--role",
+    type=click.Choice(["all", *(role.value for role in Role)]),
+    default="all",
+    show_default=True,
+    help="Only prompts of this role.",
+)
 @click.option("--layers", default="10,14,18,21", show_default=True, help="Layers to read, comma-separated.")
 @click.option("--samples", default=12, show_default=True, type=click.IntRange(2, 256), help="Answers a prompt.")
 @click.option("--temperatures", default="0.8", show_default=True, help="Taken in turn.")
@@ -44,6 +51,7 @@ PROMPTS_A_PART = 32
 def generate(
     model: str,
     prompts_path: Path,
+    role: str,
     layers: str,
     samples: int,
     temperatures: str,
@@ -52,10 +60,11 @@ def generate(
     folder: Path,
 ) -> None:
     """Generate plain answers with their states; a killed run goes on where it was."""
-    prompts = load_prompts(prompts_path)
+    prompts = [prompt for prompt in load_prompts(prompts_path) if role in ("all", prompt.role)]
     chosen, warmth = numbers(layers, int), numbers(temperatures, float)
     recipe = {
         "model": model,
+        "role": role,
         "layers": chosen,
         "samples": samples,
         "temperatures": warmth,

@@ -23,8 +23,9 @@ from serve.artifacts.artifact import Artifact
 from serve.artifacts.storage import Manifest, save, version_of
 from serve.errors import ConfigurationError
 from serve.jobs.learning.attributes import ATTRIBUTES
-from serve.jobs.learning.corpus import Corpus, load_corpus
-from serve.jobs.learning.people import PeopleConfig, judge
+from serve.jobs.learning.corpus import Corpus, join, load_corpus
+from serve.jobs.learning.generate import numbers
+from serve.jobs.learning.people import PeopleConfig, draw_tastes, judge, utilities
 from serve.jobs.learning.prompts import Prompt, Role
 from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.questions import choose_questions
@@ -49,9 +50,9 @@ class MakeConfig:
 
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
-    rank: int = 16  # learned directions besides the named ones
-    max_dose: float = 0.2
-    num_questions: int = 24
+    rank: int = 10  # directions of taste besides the named ones
+    max_dose: float = 0.15
+    num_questions: int = 64
     seed: int = 0
 
 
@@ -69,24 +70,29 @@ class Measured:
 @click.command("make")
 @click.option(
     "--corpus",
-    "corpus_folder",
+    "corpus_folders",
     required=True,
+    multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Answers made by `palate features generate`.",
+    help="Answers made by `palate features generate`; may be given several times.",
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
-@click.option("--features", "num_features", default=128, show_default=True, type=click.IntRange(2), help="P.")
-@click.option("--rank", default=16, show_default=True, type=click.IntRange(0), help="Learned directions.")
-@click.option("--people", default=4000, show_default=True, type=click.IntRange(20), help="Simulated people.")
+@click.option("--features", "num_features", default=192, show_default=True, type=click.IntRange(2), help="P.")
+@click.option("--read", "read_layers", default="10,14,21", show_default=True, help="Layers whose states are features.")
+@click.option("--steer", "steered_layer", default=21, show_default=True, type=click.IntRange(0), help="Steered layer.")
+@click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
+@click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
-@click.option("--max-dose", default=0.2, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--max-dose", default=0.15, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option("--seed", default=0, show_default=True)
 def make(
-    corpus_folder: Path,
+    corpus_folders: tuple[Path, ...],
     parent: Path,
     name: str,
     num_features: int,
+    read_layers: str,
+    steered_layer: int,
     rank: int,
     people: int,
     events: int,
@@ -95,13 +101,13 @@ def make(
 ) -> None:
     """Make an artifact from a corpus and simulated people."""
     config = MakeConfig(
-        space=replace(SpaceConfig(), num_features=num_features, max_dose=max_dose),
+        space=SpaceConfig(tuple(numbers(read_layers, int)), steered_layer, num_features, max_dose),
         people=PeopleConfig(num_people=people, num_events=events),
         rank=rank,
         max_dose=max_dose,
         seed=seed,
     )
-    corpus = load_corpus(corpus_folder)
+    corpus = join([load_corpus(folder) for folder in corpus_folders])
     artifact, metrics = make_artifact(corpus, config)
     version = version_of(artifact.population, name)
     artifact = replace(artifact, population=replace(artifact.population, version=version))
@@ -124,10 +130,15 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     measured = measure_corpus(corpus, rows, project(corpus, space))
     rng = np.random.default_rng(config.seed)
     prompts = numbered(corpus.prompt_numbers()[rows])
-    features = measured.features[rows]
-    table = judge(features, measured.properties[rows], prompts, config.people, rng)
+    features, properties = measured.features[rows], measured.properties[rows]
+    cared = np.hstack([properties, measured.attributes[rows]])  # (n, A)
+    salience = np.repeat([1.0, config.people.salience_of_named], [len(PROPERTIES), len(ATTRIBUTES)])
+    liking = utilities(cared, draw_tastes(config.people.num_people, salience, config.people.dense_share, rng))  # (U, n)
+    table = judge(features, prompts, liking, config.people, rng)
     layout = named_layout(features, measured.attributes[rows], prompts)
-    fitting = FitConfig(BasisConfig(rank=config.rank), num_prototypes=(1,), em_iterations=10)
+    layout = with_taste_rows(layout, features, liking, prompts, config.rank)
+    # The rows are given: what simulated people like is known without noise, which no feedback could tell as well.
+    fitting = FitConfig(BasisConfig(rank=0), num_prototypes=(1,), em_iterations=10)
     population, report = fit_population(table, layout, fitting, config.seed)
     population = without_base(population)
     response = np.asarray(np.cov(population.features(features), rowvar=False), np.float64)
@@ -172,6 +183,21 @@ def named_layout(features: Array, attributes: Array, prompts: Index) -> FeatureL
     kept = np.flatnonzero(spread > 1e-6)  # what no answer shows cannot be asked for
     names = tuple(ATTRIBUTES[i].name for i in kept)
     return replace(layout, fixed_rows=rows[kept] / spread[kept, None], names=names)
+
+
+def with_taste_rows(layout: FeatureLayout, features: Array, liking: Array, prompts: Index, rank: int) -> FeatureLayout:
+    """Add the `rank` directions in which people's readable likings (U, n) differ most beyond the named ones.
+
+    Each has unit variance within a prompt.
+    """
+    inputs = within_prompts((features - layout.center) / layout.scale, prompts)  # (n, P)
+    rewards = probe(inputs * layout.scale, within_prompts(liking.T, prompts), PROBE_RIDGE) * layout.scale  # (U, P)
+    root = np.linalg.cholesky(inputs.T @ inputs / len(inputs) + 1e-12 * np.eye(inputs.shape[1]))
+    named, _ = np.linalg.qr((layout.fixed_rows @ root).T)  # (P, A)
+    shown = rewards @ root  # differences counted as they show in texts
+    _, _, axes = np.linalg.svd(shown - shown @ named @ named.T, full_matrices=False)
+    rows = np.linalg.solve(root.T, axes[:rank].T).T
+    return replace(layout, fixed_rows=np.vstack([layout.fixed_rows, rows]), names=(*layout.names, *[""] * len(rows)))
 
 
 def without_base(population: Population) -> Population:

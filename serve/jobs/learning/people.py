@@ -22,16 +22,18 @@ Index = NDArray[np.int64]
 class PeopleConfig:
     """Who they are and how they judge."""
 
-    num_people: int = 4000
+    num_people: int = 2000
     num_events: int = 40  # of each
+    salience_of_named: float = 0.5  # how much people care about a named attribute, against the other properties
     thumb_share: float = 0.25  # of events; the others are comparisons
     dense_share: float = 0.3  # of people care about everything a little; the others about two to four things
     sharpness: float = 2.5  # logits per standard deviation of a person's own utility
     flip_rate: float = 0.05
 
 
-def draw_tastes(num_people: int, num_properties: int, dense_share: float, rng: np.random.Generator) -> Array:
-    """Draw weights (U, A), each of length 1: sparse ones with random signs, or dense ones."""
+def draw_tastes(num_people: int, salience: Array, dense_share: float, rng: np.random.Generator) -> Array:
+    """Draw weights (U, A), each of length 1: sparse ones with random signs, or dense ones, times `salience` (A,)."""
+    num_properties = len(salience)
     weights = np.zeros((num_people, num_properties))
     for row in weights:
         if rng.random() < dense_share:
@@ -39,6 +41,7 @@ def draw_tastes(num_people: int, num_properties: int, dense_share: float, rng: n
         else:
             cared = rng.choice(num_properties, size=int(rng.integers(2, 5)), replace=False)
             row[cared] = rng.choice([-1.0, 1.0], size=len(cared)) * rng.uniform(0.5, 1.5, size=len(cared))
+    weights *= salience
     return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True))
 
 
@@ -53,19 +56,17 @@ def utilities(values: Array, weights: Array) -> Array:
 
 
 def judge(
-    features: Array, values: Array, prompts: Index, config: PeopleConfig, rng: np.random.Generator
+    features: Array, prompts: Index, liking: Array, config: PeopleConfig, rng: np.random.Generator
 ) -> FeedbackTable:
-    """Let everyone judge answers, n rows of `features` (n, P) and `values` (n, A), of the `prompts` (n,).
+    """Let everyone judge answers (n,) with `features` (n, P) to `prompts` (n,), by their `liking` (U, n).
 
     The table's items are the answers and then the mean answer of each prompt, which thumbs are judged against.
     """
     n, num_prompts = len(features), int(prompts.max()) + 1
     answers_of = [np.flatnonzero(prompts == prompt) for prompt in range(num_prompts)]
     means = np.array([features[rows].mean(axis=0) for rows in answers_of])
-    weights = draw_tastes(config.num_people, values.shape[1], config.dense_share, rng)
-    liking = utilities(values, weights)  # (U, n)
     rows: list[tuple[int, int, int, float]] = []  # person, plus, minus, threshold
-    for person in range(config.num_people):
+    for person in range(len(liking)):
         bar = 0.3 * rng.standard_normal()
         asked = rng.choice(num_prompts, size=config.num_events, replace=config.num_events > num_prompts)
         for prompt in asked:

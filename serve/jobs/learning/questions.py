@@ -18,7 +18,7 @@ from serve.jobs.learning.text import Array, Text
 
 MAX_PROMPT = 220  # characters: a question is read in a moment
 MIN_WORDS, MAX_WORDS = 15, 90
-MAX_PAIRS = 600
+MAX_PAIRS = 4000
 
 
 def choose_questions(

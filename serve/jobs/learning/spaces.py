@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.worker_messages import Projection
@@ -26,10 +27,10 @@ Index = NDArray[np.int64]
 class SpaceConfig:
     """How a feature space is made. Layers above the steered one would show the vector itself, so none is read."""
 
-    pooled_layers: tuple[int, ...] = (10, 14)
-    steered_layer: int = 14
-    num_features: int = 128
-    max_dose: float = 0.2
+    pooled_layers: tuple[int, ...] = (10, 14, 21)
+    steered_layer: int = 21
+    num_features: int = 192
+    max_dose: float = 0.15
     topic_share: float = 0.1  # of the variance between prompts' means that counts; 1 is plain principal components
 
 
@@ -37,8 +38,11 @@ def make_space(corpus: Corpus, rows: Index, config: SpaceConfig) -> FeatureSpace
     """Make the space from some of a corpus' answers, `rows`.
 
     Raises:
+        ValueError: a layer above the steered one is read.
         ConfigurationError: the corpus lacks a layer, or has fewer answers than features.
     """
+    if max(config.pooled_layers) > config.steered_layer:
+        raise ValueError(f"Layers {config.pooled_layers} are read above the steered layer {config.steered_layer}.")
     x = stack_layers(corpus, config.pooled_layers)[rows]  # (n, L·H)
     if len(x) <= config.num_features:
         raise ConfigurationError(f"{len(x)} answers are too few for {config.num_features} features.")
@@ -46,8 +50,10 @@ def make_space(corpus: Corpus, rows: Index, config: SpaceConfig) -> FeatureSpace
     z = (x - mean) / scale
     topics = prompt_means(z, corpus.prompt_numbers()[rows])  # (n, L·H)
     weighed = z - (1.0 - np.sqrt(config.topic_share)) * topics
-    _, _, axes = np.linalg.svd(weighed - weighed.mean(axis=0), full_matrices=False)
-    axes = axes[: config.num_features]  # (P, L·H)
+    weighed -= weighed.mean(axis=0)
+    last = weighed.shape[1] - 1
+    _, columns = eigh(weighed.T @ weighed, subset_by_index=(last - config.num_features + 1, last))
+    axes = columns.T[::-1]  # (P, L·H), largest variance first
     basis = axes / (z @ axes.T).std(axis=0)[:, None]
     states = stack_layers(corpus, (config.steered_layer,))[rows]  # (n, H)
     features = z @ basis.T

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.serve.api.people import Palate, running
-from user_store.types import CompletionRecord, UserKey
+from user_store.types import AppendReceipt, CompletionRecord, FeedbackEvent, UserKey
 
 ANN = UserKey("default", "ann")
 LONG, SHORT = "there what clear another", "a b c"
@@ -141,6 +142,25 @@ async def test_feedback_that_comes_before_its_answer_counts_when_the_answer_is_s
     await people.remember(racing)
     assert not any(row["pending"] for row in (await palate.see("/v1/feedback?user=ann"))["data"])
     assert (await palate.see("/v1/users/ann"))["num_counting"] == 3
+
+
+async def test_a_repeat_of_feedback_that_waits_is_a_duplicate_too(palate: Palate) -> None:
+    """Also when the answer is stored between its reading and its learning."""
+    answer = await palate.ask()
+    people = palate.memory.people
+    record = await people.store.get_completion("default", answer["id"], now=people.clock())
+    await people.announce(ANN, "chatcmpl-racing", people.clock())
+    body = {"kind": "thumb", "completion_id": "chatcmpl-racing", "value": 1, "idempotency_key": "k"}
+    first = await palate.client.post("/v1/feedback", json=body)
+    append = people.store.append_event
+
+    async def append_late(event: FeedbackEvent) -> AppendReceipt:
+        await people.store.put_completion(replace(record, id="chatcmpl-racing"))
+        return await append(event)
+
+    people.store.append_event = append_late  # type: ignore[method-assign]
+    again = await palate.client.post("/v1/feedback", json=body)
+    assert (again.status_code, again.json()["duplicate"], again.json()["id"]) == (200, True, first.json()["id"])
 
 
 async def test_withdrawn_feedback_is_forgotten_but_stays_visible(palate: Palate) -> None:
@@ -299,3 +319,25 @@ async def test_feedback_is_counted(palate: Palate) -> None:
     text = (await palate.client.get("/metrics")).text
     assert 'palate_feedback_total{kind="comment",result="new"} 1.0' in text
     assert 'palate_feedback_total{kind="comment",result="duplicate"} 1.0' in text
+
+
+async def test_what_personalization_does_is_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as palate:
+        for value in (1, 1, -1):
+            answer = await palate.ask("erika", "hello [[tokens: 40]]", max_tokens=40)
+            await palate.say(kind="thumb", completion_id=answer["id"], value=value)
+        counted = palate.context.metrics.render().decode()
+    samples = dict(line.rsplit(" ", 1) for line in counted.splitlines() if line and line[0] != "#")
+    first = 'palate_thumbs_total{arm="base",prototype="0",value="up"}'
+    assert float(samples[first]) >= 1  # before any feedback the base answer was served
+    assert sum(float(value) for name, value in samples.items() if name.startswith("palate_thumbs_total")) == 3
+    assert samples['palate_answers_total{reason="on"}'] == "2.0"
+    assert samples['palate_posterior_updates_total{when="now"}'] == "3.0"
+    assert samples["palate_learning_seconds_count"] == "3.0"
+    assert samples["palate_certainty_count"] == "2.0"
+    gains = {name: value for name, value in samples.items() if name.startswith("palate_reward_gain_logits_count")}
+    assert sum(map(float, gains.values())) == 2
+    assert float(samples['palate_store_seconds_count{call="get_state"}']) >= 3
+    assert samples['palate_store_up{store="sqlite"}'] == "1.0"
+    assert any(name.startswith("palate_artifact_info{") for name in samples)
+    assert "erika" not in counted

@@ -172,11 +172,11 @@ async def test_the_snapshot_of_tastes_goes_with_the_person(palate: Palate) -> No
     await teach(palate)
     people = palate.memory.people
     assert people.index is not None
-    assert people.snapshot is not None
-    await people.index.save(people.snapshot)
-    assert b"ann" in people.snapshot.read_bytes()
+    assert people.in_service.current.snapshot is not None
+    await people.index.save(people.in_service.current.snapshot)
+    assert b"ann" in people.in_service.current.snapshot.read_bytes()
     await palate.client.delete("/v1/users/ann")
-    assert not people.snapshot.exists()
+    assert not people.in_service.current.snapshot.exists()
 
 
 async def test_questions_start_with_the_opening_ones_and_then_tell_most(palate: Palate) -> None:

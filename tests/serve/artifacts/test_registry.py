@@ -45,16 +45,16 @@ def serving(registry: Registry) -> str:
 
 def test_the_shipped_one_serves_until_another_is_published(registry: Registry) -> None:
     assert serving(registry) == "shipped"
-    registry.publish("one")
+    registry.publish("one", is_forced=True)
     assert serving(registry) == "one"
-    registry.publish("two")
+    registry.publish("two", is_forced=True)
     assert serving(registry) == "two"
 
 
 def test_rollback_goes_back_step_by_step(registry: Registry) -> None:
-    registry.publish("one")
+    registry.publish("one", is_forced=True)
     registry.publish("shipped")
-    registry.publish("two")
+    registry.publish("two", is_forced=True)
     assert registry.rollback(MODEL) == ""
     assert serving(registry) == "shipped"
     assert registry.rollback(MODEL) == "one"
@@ -66,15 +66,15 @@ def test_rollback_goes_back_step_by_step(registry: Registry) -> None:
 
 
 def test_a_damaged_version_is_refused_and_the_old_one_stays(registry: Registry) -> None:
-    registry.publish("one")
+    registry.publish("one", is_forced=True)
     (registry.home.artifacts / "two" / "population.json").write_text("{}")
     with pytest.raises(ConfigurationError, match=r"population\.json"):
-        registry.publish("two")
+        registry.publish("two", is_forced=True)
     assert serving(registry) == "one"
 
 
 def test_a_version_damaged_in_service_says_how_to_go_back(registry: Registry) -> None:
-    registry.publish("one")
+    registry.publish("one", is_forced=True)
     (registry.home.artifacts / "one" / "population.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="rollback"):
         load_in_service(registry.home, MODEL, registry.shipped)
@@ -111,4 +111,25 @@ def test_what_ships_loads_and_can_personalize() -> None:
     assert len(artifact.questions) >= 8
     assert artifact.space.typical > 0.0
     total = sum(path.stat().st_size for path in Registry(Home(Path("/nowhere"))).entries()[0].folder.iterdir())
-    assert total <= 1_500_000
+    assert total <= 2_000_000
+
+
+def test_everything_is_written_down(registry: Registry) -> None:
+    assert registry.history() == []
+    registry.publish("one", is_forced=True)
+    registry.publish("shipped")  # was delivered with the server; needs no ruling
+    registry.rollback(MODEL)
+    rows = registry.history()
+    assert [(row["action"], row["version"], row["before"]) for row in rows] == [
+        ("publish", "one", "shipped"),
+        ("publish", "shipped", "one"),
+        ("rollback", "one", ""),
+    ]
+    assert "was not compared with shipped" in rows[0]["objection"]
+    assert not rows[1]["objection"]
+
+
+def test_without_a_ruling_nothing_replaces_what_serves(registry: Registry) -> None:
+    with pytest.raises(ConfigurationError, match="palate evaluate release one"):
+        registry.publish("one")
+    assert serving(registry) == "shipped"

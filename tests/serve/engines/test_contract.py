@@ -116,6 +116,20 @@ async def test_streamed_and_whole_are_the_same(engine: Engine) -> None:
     assert streamed[0].num_prompt_tokens == whole[0].num_prompt_tokens > 0
 
 
+async def test_many_long_prompts_with_seeds_at_once(engine: Engine) -> None:
+    """More than one step can read: a prompt read in parts must not cost a seeded request, or the engine, its life."""
+    requests = [
+        _request(
+            chat=ChatInput([{"role": "user", "content": f"{number} " + "apples and pears " * 130}]),
+            sampling=Sampling(max_tokens=4, seed=number, temperature=1.0),
+        )
+        for number in range(12)
+    ]
+    answers = await asyncio.gather(*(_outputs(engine, request) for request in requests))
+    assert all(answer[-1].deltas[-1].finish_reason for answer in answers)
+    await engine.check_health()
+
+
 async def test_choices_end_each_for_itself(engine: Engine) -> None:
     outputs = await _outputs(engine, _request(sampling=Sampling(n=3, max_tokens=12, seed=4, temperature=1.0)))
     ends = [delta.index for output in outputs for delta in output.deltas if delta.finish_reason]

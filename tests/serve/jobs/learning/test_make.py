@@ -20,7 +20,7 @@ from serve.jobs.learning.spaces import SpaceConfig, project
 from tests.serve.jobs.learning.cases import make_corpus
 
 CONFIG = MakeConfig(
-    space=SpaceConfig(num_features=6), people=PeopleConfig(num_people=150, num_events=12), rank=2, num_questions=10
+    space=SpaceConfig((10, 14), 14, 6), people=PeopleConfig(num_people=150, num_events=12), rank=2, num_questions=10
 )
 
 
@@ -33,7 +33,7 @@ def test_named_rows_have_unit_spread_and_no_shared_reward(made: Artifact) -> Non
     population = made.population
     named = [name for name in population.attribute_names if name]
     assert "lists" not in named  # no answer of this corpus has one
-    assert {"concise", "personal", "plain_words"} <= set(named)
+    assert {"concise", "plain_words"} <= set(named)
     assert population.num_features == len(population.attribute_names) == len(named) + 2
     assert not population.base_weights.any()
     np.testing.assert_allclose(np.diag(made.response)[: len(named)], 1.0, rtol=0.05)
@@ -68,7 +68,22 @@ def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
     begin(tmp_path / "corpus", corpus.recipe)
     add_part(tmp_path / "corpus", "part-00000", corpus.samples, corpus.states)
     arguments = ["artifacts", "make", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "out")]
-    options = ["--features", "6", "--rank", "1", "--people", "60", "--events", "6", "--max-dose", "0.1"]
+    options = [
+        "--features",
+        "6",
+        "--read",
+        "10,14",
+        "--steer",
+        "14",
+        "--rank",
+        "1",
+        "--people",
+        "60",
+        "--events",
+        "6",
+        "--max-dose",
+        "0.1",
+    ]
     result = CliRunner().invoke(palate, [*arguments, *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = Path(result.output.strip())
@@ -76,4 +91,4 @@ def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
     manifest = read_manifest(folder)
     assert manifest.version.startswith("default-")
     assert manifest.data["people"] == "simulated"
-    assert manifest.metrics["r2_properties"]["length"] > 0.3
+    assert manifest.metrics["r2_properties"]["breath"] > 0.3

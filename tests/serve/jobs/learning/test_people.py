@@ -8,7 +8,7 @@ from serve.jobs.learning.people import PeopleConfig, draw_tastes, judge, utiliti
 
 
 def test_tastes_have_length_one_and_both_kinds() -> None:
-    weights = draw_tastes(400, 10, 0.5, np.random.default_rng(0))
+    weights = draw_tastes(400, np.ones(10), 0.5, np.random.default_rng(0))
     np.testing.assert_allclose(np.linalg.norm(weights, axis=1), 1.0)
     cared = (weights != 0).sum(axis=1)
     assert set(cared) == {2, 3, 4, 10}
@@ -20,11 +20,11 @@ def test_judgements_follow_utility_with_the_flips_asked_for() -> None:
     prompts = np.repeat(np.arange(10), 6)
     values = rng.normal(size=(60, 4))
     config = PeopleConfig(num_people=200, num_events=30, thumb_share=0.5, sharpness=1e4, flip_rate=0.1)
-    table = judge(rng.normal(size=(60, 3)), values, prompts, config, np.random.default_rng(2))
+    weights = draw_tastes(config.num_people, np.ones(4), config.dense_share, rng)
+    liking = utilities(values, weights)
+    table = judge(rng.normal(size=(60, 3)), prompts, liking, config, rng)
     assert table.features.shape == (70, 3)
     np.testing.assert_allclose(table.features[60], table.features[:6].mean(axis=0))
-    weights = draw_tastes(200, 4, config.dense_share, np.random.default_rng(2))
-    liking = utilities(values, weights)
     is_pair = table.thresholds == 0
     assert 0.45 < is_pair.mean() < 0.55
     people, plus, minus = table.people[is_pair], table.plus[is_pair], table.minus[is_pair]

@@ -18,7 +18,7 @@ from serve.jobs.learning.spaces import (
 )
 from tests.serve.jobs.learning.cases import H, make_corpus
 
-CONFIG = SpaceConfig(num_features=6)
+CONFIG = SpaceConfig((10, 14), 14, 6)
 
 
 def test_features_have_unit_variance_and_directions_are_covariances() -> None:
@@ -48,7 +48,7 @@ def test_topics_count_less_than_style() -> None:
     rows, prompts = np.arange(len(corpus.samples)), corpus.prompt_numbers()
 
     def share_within(topic_share: float) -> float:
-        config = SpaceConfig(num_features=3, topic_share=topic_share)
+        config = SpaceConfig((10, 14), 14, 3, topic_share=topic_share)
         features = project(corpus, make_space(corpus, rows, config))
         return float(within_prompts(features, prompts).var() / features.var())
 

@@ -8,7 +8,7 @@ import pytest
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import Property, Standard, Text, measure
-from serve.jobs.simulated.tastes import TASTES
+from serve.jobs.simulated.tastes import FOREIGN
 
 PLAIN = "The house is old. It was sold."
 # What raises each named attribute, against the plain text.
@@ -44,11 +44,11 @@ def test_words_sentences_and_lists() -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", "?", "42", "a", "word " * 500])
 def test_every_property_is_finite_on_odd_texts(text: str) -> None:
-    assert np.isfinite(measure([text], (*ATTRIBUTES, *PROPERTIES, *TASTES))).all()
+    assert np.isfinite(measure([text], (*ATTRIBUTES, *PROPERTIES, *FOREIGN))).all()
 
 
 def test_no_name_and_no_measure_is_in_two_families() -> None:
-    families = (ATTRIBUTES, PROPERTIES, TASTES)
+    families = (ATTRIBUTES, PROPERTIES, FOREIGN)
     names = [one.name for family in families for one in family]
     assert len(set(names)) == len(names)
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def test_no_name_and_no_measure_is_in_two_families() -> None:
         "the\n\n",
     ]
     texts = [" ".join(rng.choice(vocabulary, size=60)) for _ in range(50)]
-    hidden, named = measure(texts, TASTES), measure(texts, ATTRIBUTES)
+    hidden, named = measure(texts, (*PROPERTIES, *FOREIGN)), measure(texts, ATTRIBUTES)
     for column in hidden.T:
         for other in named.T:
             assert column.std() == 0 or other.std() == 0 or abs(np.corrcoef(column, other)[0, 1]) < 0.999

@@ -1,0 +1,1 @@
+"""`palate fit`: a new artifact from the feedback collected so far."""

@@ -1,0 +1,1 @@
+"""`palate import`: judgements collected elsewhere become people's feedback."""

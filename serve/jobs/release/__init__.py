@@ -1,0 +1,1 @@
+"""`palate evaluate release`: a candidate against the version in service, before it may replace it."""

@@ -1,0 +1,49 @@
+"""The rules by which a candidate passes; each names the figure that broke it. Knows nothing of how figures come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve.jobs.release.comparison import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a candidate must keep; differences are candidate minus in service."""
+
+    min_people: int = 20
+    min_judgements: int = 100
+    max_accuracy_loss: float = 0.02  # at the interval's lower end
+    max_calibration_loss: float = 0.02
+    max_harm: float = 0.05  # more of the people predicted worse than without knowing them
+    max_group_loss: float = 0.02  # nats, for the worst group and the tenth of people predicted worst
+    max_update_ms: float = 20.0
+
+
+def decide(found: Comparison, rules: Rules) -> tuple[str, ...]:
+    """Return why a candidate must not replace what serves; nothing if it may."""
+    if found.num_people < rules.min_people or found.num_judgements < rules.min_judgements:
+        return (
+            f"too little is known to say: {found.num_people} held-out people and {found.num_judgements} of their "
+            f"judgements, where {rules.min_people} and {rules.min_judgements} are needed",
+        )
+    reasons = []
+    loss = found.log_loss.difference
+    if loss.high >= 0.0:
+        word = "worse" if loss.low > 0.0 else "not surely better"
+        reasons.append(f"its predictions are {word}: log-loss differs by {loss}")
+    if found.accuracy.difference.low < -rules.max_accuracy_loss:
+        reasons.append(f"it may guess fewer right: accuracy differs by {found.accuracy.difference}")
+    if found.calibration_error.difference.mean > rules.max_calibration_loss:
+        reasons.append(f"it is less honest about its certainty: {found.calibration_error.difference}")
+    if found.harm.difference.mean > rules.max_harm:
+        reasons.append(f"more people are predicted worse than without knowing them: {found.harm.difference}")
+    worst = max(found.groups, key=lambda one: one.candidate.mean, default=None)
+    worst_before = max((one.in_service.mean for one in found.groups), default=0.0)
+    if worst is not None and worst.candidate.mean - worst_before > rules.max_group_loss:
+        reasons.append(f"the worst group loses: {worst.candidate} after {worst_before:.4f}")
+    if found.worst_tenth.difference.mean > rules.max_group_loss:
+        reasons.append(f"the people predicted worst lose: {found.worst_tenth.difference}")
+    if found.update_ms[0] > max(rules.max_update_ms, 2.0 * found.update_ms[1]):
+        reasons.append(f"learning from feedback takes {found.update_ms[0]:.1f} ms after {found.update_ms[1]:.1f} ms")
+    return tuple(reasons)

@@ -1,0 +1,147 @@
+"""Limits over HTTP: OpenAI's headers and refusals, people, broken-off streams; CORS and the gateway's secret."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import httpx2  # what the openai client speaks with
+import openai
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from serve.api.application import create_app
+from serve.api.context import ApiContext
+from serve.api.limits import duration
+from serve.config import Config, Secrets
+from serve.engines.scripted_engine import ScriptedEngine
+from serve.limits import open_limiter
+from serve.metrics import Metrics
+from serve.service import LocalService
+from tests.serve.api.conftest import MODEL
+from user_store.redis_client import RedisOptions
+
+BODY: dict[str, Any] = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "hi [[tokens: 20]]"}],
+    "max_tokens": 20,
+}
+
+
+def application(engine: ScriptedEngine, secrets: Secrets | None = None, **sections: Any) -> FastAPI:
+    config = Config.model_validate({"model": {"served_name": MODEL}, **sections})
+    metrics = Metrics()
+    limiter = open_limiter(config.limits, "sqlite:x.db", RedisOptions(), metrics)
+    return create_app(ApiContext(LocalService(engine), config, secrets or Secrets(), metrics, limiter=limiter))
+
+
+@asynccontextmanager
+async def serving(
+    engine: ScriptedEngine, secrets: Secrets | None = None, **sections: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = application(engine, secrets, **sections)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://palate") as client:
+        yield client
+
+
+async def test_headers_tell_where_a_key_stands(engine: ScriptedEngine) -> None:
+    limits = {"key": {"requests_per_minute": 3, "tokens_per_minute": 1_000}}
+    async with serving(engine, limits=limits) as client:
+        first = await client.post("/v1/chat/completions", json=BODY)
+        assert first.headers["x-ratelimit-limit-requests"] == "3"
+        assert first.headers["x-ratelimit-remaining-requests"] == "2"
+        assert first.headers["x-ratelimit-limit-tokens"] == first.headers["x-ratelimit-remaining-tokens"] == "1000"
+        assert first.headers["x-ratelimit-reset-requests"] in ("1m0s", "60s", "59s")
+        second = await client.post("/v1/chat/completions", json=BODY)
+        spent = first.json()["usage"]["total_tokens"]
+        assert second.headers["x-ratelimit-remaining-tokens"] == str(1_000 - spent)
+        await client.post("/v1/chat/completions", json=BODY)
+        refused = await client.post("/v1/chat/completions", json=BODY)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert (await client.get("/v1/models")).status_code == 200
+        metrics = (await client.get("/metrics")).text
+        assert 'palate_refusals_total{reason="requests"} 1.0' in metrics
+
+
+async def test_the_openai_client_knows_the_refusal(engine: ScriptedEngine) -> None:
+    transport = httpx2.ASGITransport(application(engine, limits={"key": {"tokens_per_day": 1}}))
+    async with httpx2.AsyncClient(transport=transport) as client:
+        palate = openai.AsyncOpenAI(api_key="none", base_url="http://palate/v1", http_client=client, max_retries=0)
+        await palate.chat.completions.create(**BODY)
+        with pytest.raises(openai.RateLimitError) as raised:
+            await palate.chat.completions.create(**BODY)
+        assert raised.value.code == "insufficient_quota"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_every_kind_of_answer_is_counted(engine: ScriptedEngine, path: str, is_stream: bool) -> None:
+    body = BODY if "chat" in path else {"model": MODEL, "prompt": "hi [[tokens: 20]]", "max_tokens": 20}
+    async with serving(engine, limits={"key": {"tokens_per_minute": 1_000}}) as client:
+        await client.post(path, json={**body, "stream": is_stream})
+        after = await client.post(path, json=body)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1_000 - after.json()["usage"]["total_tokens"]
+
+
+async def test_people_have_limits_of_their_own(engine: ScriptedEngine) -> None:
+    async with serving(engine, limits={"user": {"requests_per_minute": 1}}) as client:
+        assert (await client.post("/v1/chat/completions", json={**BODY, "user": "ann"})).status_code == 200
+        refused = await client.post("/v1/chat/completions", json={**BODY, "user": "ann"})
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert (await client.post("/v1/chat/completions", json={**BODY, "user": "bob"})).status_code == 200
+        assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
+
+
+async def test_nothing_is_said_where_nothing_is_limited(engine: ScriptedEngine) -> None:
+    async with serving(engine) as client:
+        answer = await client.post("/v1/chat/completions", json=BODY)
+        assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0s"), (0.02, "20ms"), (1, "1s"), (59.2, "1m0s"), (360, "6m0s"), (86_343, "23h59m3s")]
+)
+def test_durations_look_like_openai_s(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+async def test_other_origins_may_call_only_where_configured(engine: ScriptedEngine) -> None:
+    asked = {
+        "Origin": "https://app.example.com",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    async with serving(engine) as client:
+        refused = await client.options("/v1/chat/completions", headers=asked)
+        assert "access-control-allow-origin" not in refused.headers
+    secrets = Secrets(api_key=SecretStr("right"))
+    async with serving(engine, secrets, http={"cors_origins": ["https://app.example.com"]}) as client:
+        allowed = await client.options("/v1/chat/completions", headers=asked)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
+        key = {"Authorization": "Bearer right", "Origin": "https://app.example.com"}
+        answer = await client.post("/v1/chat/completions", json=BODY, headers=key)
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert "access-control-allow-credentials" not in answer.headers
+        stranger = await client.options("/v1/chat/completions", headers={**asked, "Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in stranger.headers
+    with pytest.raises(ValueError, match="cors_origins"):
+        Config.model_validate({"http": {"cors_origins": ["https://app.example.com/path"]}})
+
+
+async def test_only_the_gateway_may_name_people(engine: ScriptedEngine) -> None:
+    secrets = Secrets(gateway_secret=SecretStr("between us"))
+    async with serving(engine, secrets, users={"trusted_header": "X-User"}) as client:
+        for header in ({"X-User": "ann"}, {"X-User": "ann", "X-Palate-Gateway-Secret": "guess"}):
+            refused = await client.post("/v1/chat/completions", json=BODY, headers=header)
+            assert refused.status_code == 403
+            assert "ann" not in refused.text
+        gateway = {"X-User": "ann", "X-Palate-Gateway-Secret": "between us"}
+        assert (await client.post("/v1/chat/completions", json=BODY, headers=gateway)).status_code == 200
+        assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
