@@ -1,8 +1,8 @@
 """Palate itself, and nearest neighbours in its latents.
 
-How far to trust a posterior of k events, its nearest neighbours and the pooled opinion is learned in rehearsals: all
-is fitted again without some of the training people and texts, who are then asked, once of texts others have judged and
-once of texts nobody has. Knows nothing of test people.
+How far to trust a posterior of k events, the people who would have answered alike and the pooled opinion is learned in
+rehearsals: all is fitted again without some of the training people and texts, who are then asked, once of texts others
+have judged and once of texts nobody has. Knows nothing of test people.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit, softmax
 
 from router.basis import BasisConfig
 from router.laplace import fit_mode, gaussian
@@ -33,6 +33,7 @@ CONFIG = FitConfig(
 REHEARSAL = replace(CONFIG, num_prototypes=(1,))  # more do not change how far it can be trusted
 NUM_NEIGHBOURS = 25
 STEADINESS = 10.0  # how firmly the weights of one number of shots are held to those of the one before
+ALIKE = 30.0  # how firmly both voices of a person are held to each other on unseen texts, of which neither knows more
 POOLED = np.array([0.0, 0.0, 1.0])
 Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are seen -> weights (3,) of the opinions
 
@@ -56,7 +57,7 @@ class Tastes:
 
     def posterior(self, shots: Rows) -> Posterior:
         """Return the posterior after the shots."""
-        evidence = as_evidence(self.phi, self.phi @ self.population.base_weights, shots)
+        evidence = self._evidence(shots)
         return condition(self.population, prior(self.population), evidence, len(shots))
 
     def log_odds(self, kind: str, posterior: Posterior, questions: Rows) -> Array:
@@ -67,24 +68,41 @@ class Tastes:
         probability = thumb_probability if kind == "thumbs" else choice_probability
         return np.asarray(signs * _log_odds(probability(self.population, posterior, gaps)))
 
+    def lookalikes_log_odds(self, shots: Rows, questions: Rows) -> Array:
+        """Return the log-odds (M,) that the training people give each question's first answer."""
+        return _log_odds(lookalikes_probability(self.latents, self._evidence(shots), self._evidence(questions)))
+
     def neighbours(self, shots: Rows) -> Array:
         """Return the latents (NUM_NEIGHBOURS, L) of the training people nearest to the person's own."""
-        evidence = as_evidence(self.phi, self.phi @ self.population.base_weights, shots)
+        evidence = self._evidence(shots)
         gaps = self.latents - self._latent(evidence)
         distances = np.einsum("ul,lm,um->u", gaps, self.metric, gaps, optimize=True)
         return np.asarray(self.latents[np.argsort(distances, kind="stable")[:NUM_NEIGHBOURS]])
 
     def neighbours_probability(self, latents: Array, questions: Rows) -> Array:
         """Return the neighbours' mean probability of each question's first answer, (M,)."""
-        asked = as_evidence(self.phi, self.phi @ self.population.base_weights, questions)
+        asked = self._evidence(questions)
         return np.asarray(expit(asked.designs @ latents.T + asked.offsets[:, None]).mean(axis=1))
+
+    def _evidence(self, rows: Rows) -> Evidence:
+        return as_evidence(self.phi, self.phi @ self.population.base_weights, rows)
 
     def _latent(self, evidence: Evidence) -> Array:
         return np.asarray(fit_mode(evidence, evidence.weights, 0.0, self.factor, self.mean[None]).means[0])
 
 
+def lookalikes_probability(latents: Array, answered: Evidence, asked: Evidence) -> Array:
+    """Return the probability (M,) of what was asked, everyone (U, L) counting as likely as they give the k answers.
+
+    This is Bayes' rule with the people themselves as the prior: a taste is one that somebody has.
+    """
+    scores = answered.designs @ latents.T + answered.offsets[:, None]  # (k, U)
+    likely = softmax(log_expit(scores).sum(axis=0))  # (U,)
+    return np.asarray(expit(asked.designs @ latents.T + asked.offsets[:, None]) @ likely)
+
+
 class Opinions:
-    """What can be said of a person's questions: by the person's posterior, by their neighbours, and by everyone."""
+    """What can be said of a person's questions: by the person's posterior, by people alike, and by everyone."""
 
     def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         self.is_seen = inputs.is_seen
@@ -92,10 +110,10 @@ class Opinions:
         self.tastes = Tastes(inputs, split, config, seed)
 
     def of(self, kind: str, shots: Rows, questions: Rows) -> Array:
-        """Return log-odds (M, 3) of each question's first answer: the posterior's, the neighbours', everyone's."""
+        """Return log-odds (M, 3) of each question's first answer: the posterior's, people alike's, everyone's."""
         ours = self.tastes.log_odds(kind, self.tastes.posterior(shots), questions)
-        near = self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions)
-        return np.column_stack([ours, _log_odds(near), self.pooled.scores(questions)])
+        alike = self.tastes.lookalikes_log_odds(shots, questions)
+        return np.column_stack([ours, alike, self.pooled.scores(questions)])
 
     def are_seen(self, questions: Rows) -> NDArray[np.bool_]:
         """Mark the questions (M,) all of whose items have been judged by others."""
@@ -136,18 +154,23 @@ def learn_trust(asked: Asked) -> Trust:
     """Learn how far to trust each opinion after k shots.
 
     One log-linear pool per kind of question, for seen and unseen texts apart, by ridge-penalised likelihood: the
-    weights start from the pooled opinion alone at no shots and are held near those of the next smaller k.
+    weights start from the pooled opinion alone at no shots and are held near those of the next smaller k. For unseen
+    texts the weights of posterior and people alike are held near each other too: both know the text's features alone,
+    and the few people rehearsed cannot tell which of them to drop.
     """
     trust: Trust = {}
     for kind, seen in dict.fromkeys((kind, seen) for kind, _, seen in asked):
         numbers = sorted(k for other, k, which in asked if (other, which) == (kind, seen))
-        weights = _join([asked[kind, k, seen] for k in numbers])
+        weights = _join([asked[kind, k, seen] for k in numbers], 0.0 if seen else ALIKE)
         trust |= {(kind, k, seen): own for k, own in zip(numbers, weights, strict=True)}
     return trust
 
 
-def _join(asked: Sequence[Sequence[Array]]) -> Array:
-    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person."""
+def _join(asked: Sequence[Sequence[Array]], alike: float) -> Array:
+    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person.
+
+    `alike` is the strength that holds the first two weights to each other.
+    """
     stacked = [np.concatenate([np.zeros((0, 3)), *people]) for people in asked]
 
     def loss(flat: Array) -> tuple[float, Array]:
@@ -155,7 +178,9 @@ def _join(asked: Sequence[Sequence[Array]]) -> Array:
         steps = weights - np.vstack([POOLED, weights[:-1]])
         slope = STEADINESS * steps
         slope[:-1] -= STEADINESS * steps[1:]
-        value = 0.5 * STEADINESS * float((steps**2).sum())
+        apart = weights[:, 0] - weights[:, 1]
+        slope += alike * apart[:, None] * np.array([1.0, -1.0, 0.0])
+        value = 0.5 * (STEADINESS * float((steps**2).sum()) + alike * float((apart**2).sum()))
         for row, opinions in enumerate(stacked):
             scores = opinions @ weights[row]
             value += float(np.logaddexp(0.0, -scores).sum())
