@@ -95,14 +95,15 @@ def _ask(
     models: dict[str, Model], kind: str, people: tuple[Person, Person], shots: Sequence[int], answers: Answers
 ) -> None:
     person, other = people
-    for items, questions in (("warm", person.warm), ("cold", person.cold)):
-        if not len(questions):
-            continue
-        for k in shots:
-            for name, model in models.items():
-                answers.by_key[name, kind, items, k].append(model.predict(kind, person.shots[:k], questions))
-            swapped = models["palate"].predict(kind, other.shots[:k], questions)
-            answers.swapped["palate", kind, items, k].append(swapped)
+    for k in shots:
+        said = {name: model.predict(kind, person.shots[:k], person.questions) for name, model in models.items()}
+        swapped = models["palate"].predict(kind, other.shots[:k], person.questions)
+        for items, part in (("warm", slice(len(person.warm))), ("cold", slice(len(person.warm), None))):
+            if not len(person.questions[part]):
+                continue
+            for name, probabilities in said.items():
+                answers.by_key[name, kind, items, k].append(probabilities[part])
+            answers.swapped["palate", kind, items, k].append(swapped[part])
 
 
 def results(answers: Answers) -> list[dict[str, object]]:

@@ -143,11 +143,11 @@ def rehearse(opinions: Opinions, rehearsals: Mapping[int, Split], asked: Asked) 
     """Ask people `opinions` has not met, after k shots each; adds to what was `asked` before."""
     for k, split in rehearsals.items():
         for kind, people in split.test.items():
+            known, unknown = (asked.setdefault((kind, k, seen), []) for seen in (True, False))
             for person in people:
-                for seen, questions in ((True, person.warm), (False, person.cold)):
-                    own = asked.setdefault((kind, k, seen), [])
-                    if len(questions):
-                        own.append(opinions.of(kind, person.shots, questions))
+                said = opinions.of(kind, person.shots, person.questions)
+                for own, part in zip((known, unknown), np.split(said, [len(person.warm)]), strict=True):
+                    own.extend([part] if len(part) else [])
 
 
 def learn_trust(asked: Asked) -> Trust:

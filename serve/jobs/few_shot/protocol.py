@@ -28,6 +28,11 @@ class Person:
     warm: Rows
     cold: Rows
 
+    @property
+    def questions(self) -> Rows:
+        """The warm questions and then the cold ones: asked together, the shots are learned from once."""
+        return np.concatenate([self.warm, self.cold])
+
 
 Ask = Callable[[Judgements, Index, Limits, np.random.Generator], Person | None]
 
