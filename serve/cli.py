@@ -222,6 +222,7 @@ palate.add_command(
             "chain": ("serve.jobs.chain.command:chain", "From a fresh install to a published version, and its worth."),
             "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
+            "questions": ("serve.jobs.few_shot.questions:questions", "Active questions against random ones."),
         },
     )
 )
