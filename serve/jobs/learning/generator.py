@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve.engines.steering_request import SteeringRequest
+from serve.engines.vllm_engine import lora_request
 from serve.engines.worker_messages import FloatArray, States, WorkerConfig, engine_settings
 
 MAX_PROMPT_TOKENS = 4096
@@ -32,6 +33,8 @@ class Order:
     max_tokens: int = 128
     steering: SteeringRequest = NO_STEERING
     instruction: str | None = None  # put before the conversation as a system message
+    adapter: str | None = None  # folder of a LoRA
+    min_p: float = 0.0  # least share of the likeliest token
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,11 +77,13 @@ class Generator:
                 max_tokens=order.max_tokens,
                 temperature=order.temperature,
                 seed=order.seed,
+                min_p=order.min_p,
                 logprobs=0,
                 extra_args=order.steering.to_extra_args(),
             )
             last = None
-            async for last in self._llm.generate(self._tokens(order), params, request_id):  # noqa: B007
+            lora = lora_request(order.adapter)
+            async for last in self._llm.generate(self._tokens(order), params, request_id, lora_request=lora):  # noqa: B007
                 pass
             return last
 
@@ -157,8 +162,13 @@ def _answer(output: Any, states: FloatArray | None) -> Answer:
 
 
 @asynccontextmanager
-async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -> AsyncIterator[Generator]:
-    """Start an engine with taps at `layers` (20 s to minutes), and end it afterwards."""
+async def running(
+    path: str, layers: Sequence[int], *, max_num_seqs: int = 64, max_lora_rank: int = 0
+) -> AsyncIterator[Generator]:
+    """Start an engine with taps at `layers` (20 s to minutes), and end it afterwards.
+
+    With a `max_lora_rank` orders may name adapters up to that rank.
+    """
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -171,6 +181,9 @@ async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -
     from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
     from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
+    loras: dict[str, Any] = {}
+    if max_lora_rank:
+        loras = {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 8, "max_lora_rank": max_lora_rank}
     arguments = AsyncEngineArgs(
         model=path,
         enforce_eager=True,
@@ -182,6 +195,7 @@ async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -
         enable_chunked_prefill=False,
         load_format="safetensors",
         **engine_settings(layers),
+        **loras,
     )
     llm = AsyncLLM.from_engine_args(arguments)
     try:
