@@ -31,7 +31,7 @@ FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
 MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
 SCALE_STRETCHES = (1 / 1.3, 1.3)  # of rewards, tried with the flip rate as it is
-FLIP_STRETCHES = (1.0, 1.15, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
+FLIP_GROWTHS = (0.0, 3.0, 6.0)  # of log rewards per unit of flip rate, tried with one step up the rates or down
 
 
 class Keep(Protocol):
@@ -310,10 +310,10 @@ def fit_flip_rate(
 
     reached = total(prior)
     for _ in range(MAX_FLIP_STEPS):
-        higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
-        lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
-        candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
-        candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
+        steps = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
+        steps += [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
+        growths = [(rate, np.exp(growth * (rate - prior.flip_rate))) for rate in steps for growth in FLIP_GROWTHS]
+        candidates = [prior.stretched(stretch, rate) for rate, stretch in growths]
         candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
         totals = [total(candidate) for candidate in candidates]
         best = int(np.argmax(totals))

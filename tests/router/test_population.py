@@ -64,7 +64,8 @@ def accuracy(population: Population, crowd: Crowd, seed: int) -> float:
 def minority() -> tuple[Population, FitReport]:
     """180 people of one prototype and 20 of another; a fifth of the labels flipped; seed 0."""
     crowd = simulate(AXES[:2, :3], (180, 20), NUM_EACH, spread=0.3, flip_rate=0.2, seed=0)
-    return fit_population(crowd.table(), plain_layout(crowd.features), config(2, flip_rates=(0.1, 0.2, 0.3)), seed=0)
+    settings = config(2, flip_rates=(0.1, 0.2, 0.3), iterations=10)
+    return fit_population(crowd.table(), plain_layout(crowd.features), settings, seed=0)
 
 
 def test_a_minority_of_a_tenth_is_found_through_a_fifth_of_flipped_labels(
@@ -73,20 +74,41 @@ def test_a_minority_of_a_tenth_is_found_through_a_fifth_of_flipped_labels(
     population, report = minority
     assert population.num_prototypes == 2
     assert population.flip_rate == pytest.approx(0.2, abs=0.05)
-    assert population.mixture_weights.min() == pytest.approx(0.1, abs=0.1)  # found as .19
+    assert population.mixture_weights.min() == pytest.approx(0.1, abs=0.05)  # found as .128
     found = cosines(raw_prototypes(population), AXES[:2, :3])
     assert found[0] > 0.98
-    assert found[1] > 0.75  # twenty people: .79; fifty of five hundred, fitted for 9 iterations: .98
+    assert found[1] > 0.95  # twenty people; after five iterations .83
     assert report.groups.shares.sum() == pytest.approx(1.0)
     assert report.groups.worst in (0, 1)
 
 
-def test_with_flipped_labels_the_minority_is_served_less_well(minority: tuple[Population, FitReport]) -> None:
-    # 60 new people of each. The bound is 8 points and not 2: 30 comparisons, a fifth flipped, do not outweigh a prior
-    # of a tenth. The true population itself leaves 4.1 points (.812, .770), a fit on 450 and 50 people 5.3.
-    shares = gap(minority[0], flip_rate=0.2)
-    assert shares[0] > 0.75
-    assert shares[1] > shares[0] - 0.08
+def test_with_flipped_labels_the_minority_is_served_nearly_as_well_as_by_the_true_population(
+    minority: tuple[Population, FitReport],
+) -> None:
+    """60 new people of each group, 30 comparisons of which a fifth is flipped.
+
+    The bound of 2 points is on the loss against the true population, not between the groups: such labels do not
+    outweigh a prior of a tenth, so that the truth itself serves the majority .822 and the minority .788. Fitted: .822
+    and .779.
+    """
+    shares, best = gap(minority[0], flip_rate=0.2), gap(the_truth(flip_rate=0.2), flip_rate=0.2)
+    assert best[0] - best[1] == pytest.approx(0.035, abs=0.002)
+    assert shares[0] > best[0] - 0.02
+    assert shares[1] > best[1] - 0.02
+
+
+def the_truth(flip_rate: float) -> Population:
+    """The population that the minority's crowds are drawn from."""
+    return Population(
+        basis=np.eye(3),
+        center=np.zeros(3),
+        scale=np.ones(3),
+        mixture_weights=np.array([0.9, 0.1]),
+        means=AXES[:2, :3],
+        covariances=0.09 * np.stack([np.eye(3)] * 2),
+        base_weights=np.zeros(3),
+        flip_rate=flip_rate,
+    )
 
 
 def test_a_minority_with_honest_labels_is_served_as_well_as_the_majority() -> None:
@@ -118,6 +140,20 @@ def test_four_prototypes_are_found() -> None:
     np.testing.assert_allclose(population.mixture_weights, 0.25, atol=0.08)
     assert report.held_out_log_evidence[4] > report.held_out_log_evidence[1]
     assert np.isfinite(report.log_evidence)
+
+
+def test_four_prototypes_are_found_through_a_fifth_of_flipped_labels() -> None:
+    # 40 people of each, 30 comparisons; seed 0 (seeds 1 and 2 find the same rate, cosines from .97). Flips and small
+    # rewards look alike: after five steps of EM the rate is .1 and rewards .4 of the truth, after ten .2 and .96.
+    crowd = simulate(AXES, (40,) * 4, NUM_EACH, spread=0.3, flip_rate=0.2, seed=0)
+    settings = config(1, 4, flip_rates=(0.0, 0.1, 0.2, 0.3), rank=4, iterations=10)
+    population, _ = fit_population(crowd.table(), plain_layout(crowd.features), settings, seed=0)
+    assert population.num_prototypes == 4
+    assert population.flip_rate == pytest.approx(0.2, abs=0.05)
+    found = raw_prototypes(population)
+    assert cosines(found, AXES).min() > 0.97
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 2.0, atol=0.4)
+    np.testing.assert_allclose(population.mixture_weights, 0.25, atol=0.06)
 
 
 def test_people_of_one_mind_need_one_prototype() -> None:
