@@ -171,7 +171,10 @@ def answer_logprobs(model: Any, prompt: tuple[int, ...], answers: Sequence[tuple
         whole = torch.tensor([*prompt, *answer], device=device)
         ids[row, : len(whole)] = whole
         mask[row, : len(whole)] = 1
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1, use_cache=False).logits[:, :-1]
+    # Each token is foretold one place before it. Places rather than a number of them: a slice would not be contiguous,
+    # and the product with the vocabulary would copy that for each answer.
+    places = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=device)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=places, use_cache=False).logits  # (n, T, V)
     targets = ids[:, len(prompt) :]  # (n, T)
     said = logits.float().log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
     total: torch.Tensor = (said * mask[:, len(prompt) :]).sum(dim=1)
