@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from router.feedback import FeedbackTable
+from router.inputs import Inputs
 from router.types import Array
 
 
@@ -41,7 +42,9 @@ class Basis:
     weights: Array  # (U, rank) each person's point estimate, by which the table was explained
 
 
-def fit_base(table: FeedbackTable, inputs: Array, ridge: float, max_iterations: int = 300) -> tuple[Array, float]:
+def fit_base(
+    table: FeedbackTable, inputs: Array | Inputs, ridge: float, max_iterations: int = 300
+) -> tuple[Array, float]:
     """Fit the pooled Bradley-Terry reward over inputs (n, P): its weights (P,) and the mean threshold."""
     config = BasisConfig(rank=0, base_ridge=ridge, max_iterations=max_iterations)
     basis = _minimise(table, inputs, np.zeros((inputs.shape[0], 0)), config, np.zeros(inputs.shape[1] + 1))
@@ -49,7 +52,11 @@ def fit_base(table: FeedbackTable, inputs: Array, ridge: float, max_iterations: 
 
 
 def fit_basis(
-    table: FeedbackTable, base_inputs: Array, taste_inputs: Array, config: BasisConfig, rng: np.random.Generator
+    table: FeedbackTable,
+    base_inputs: Array | Inputs,
+    taste_inputs: Array | Inputs,
+    config: BasisConfig,
+    rng: np.random.Generator,
 ) -> Basis:
     """Fit base reward over `base_inputs` (n, Pb) and directions over `taste_inputs` (n, P) jointly.
 
@@ -59,7 +66,7 @@ def fit_basis(
     U, P = table.num_people, taste_inputs.shape[1]
     if config.rank == 0:  # nothing but the shared reward
         return Basis(np.zeros((0, P)), base, threshold, np.zeros((U, 0)))
-    scale = 0.1 / np.sqrt(max(float((taste_inputs**2).sum(axis=1).mean()), 1e-12))
+    scale = 0.1 / np.sqrt(max(_mean_square_norm(taste_inputs), 1e-12))
     start = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
     return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *start]))
 
@@ -77,8 +84,17 @@ def row_loss(table: FeedbackTable, scores: Array) -> tuple[float, Array]:
     return -float(weights @ log_p), -weights * slope
 
 
-def _minimise(table: FeedbackTable, base_inputs: Array, inputs: Array, config: BasisConfig, start: Array) -> Basis:
-    differences, transposed = table.differences(), table.differences().T.tocsr()
+def _mean_square_norm(inputs: Array | Inputs) -> float:
+    if isinstance(inputs, Inputs):
+        return inputs.mean_square_norm()
+    return float((inputs**2).sum(axis=1).mean())
+
+
+def _minimise(
+    table: FeedbackTable, base_inputs: Array | Inputs, inputs: Array | Inputs, config: BasisConfig, start: Array
+) -> Basis:
+    differences = table.differences()
+    transposed = differences.T
     people, U = table.row_people, table.num_people
     Pb, P, rank = base_inputs.shape[1], inputs.shape[1], config.rank
     cuts = np.cumsum([Pb, 1, rank * P, U * rank])
@@ -92,7 +108,7 @@ def _minimise(table: FeedbackTable, base_inputs: Array, inputs: Array, config: B
             scores = scores + np.sum(phi * W[people], axis=1) + table.thresholds * thresholds[people]
         value, slope = row_loss(table, scores)
         value += 0.5 * config.base_ridge * float(base @ base)
-        parts = [base_inputs.T @ (transposed @ slope) + config.base_ridge * base, [slope @ table.thresholds]]
+        parts = [(transposed @ slope) @ base_inputs + config.base_ridge * base, [slope @ table.thresholds]]
         if rank:
             value += 0.5 * float(weights @ weights + thresholds @ thresholds + config.basis_ridge * (B**2).sum())
             on_basis = (transposed @ (slope[:, None] * W[people])).T @ inputs + config.basis_ridge * B

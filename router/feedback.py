@@ -6,22 +6,23 @@ Knows nothing about texts, stores or how a population is fitted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from router.types import Array, Choice, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb, as_array
+from router.inputs import Features, Inputs, covariance, is_finite
+from router.types import Array, Evidence, Population, as_array
 
 Index = NDArray[np.int64]
-RATING_CUTS = (-1.5, -0.5, 0.5, 1.5)
 
 
 @dataclass(frozen=True, eq=False)
 class FeedbackTable:
     """Rows of feedback over n items; groups as in `Evidence`, sorted by person."""
 
-    features: Array  # (n, P) raw
+    features: Features  # (n, P) raw; kept in the precision given, and never copied
     people: Index  # (G,) ascending from 0
     groups: Index  # (R,) ascending from 0 without gaps
     plus: Index  # (R,) item whose reward adds to the score
@@ -35,7 +36,9 @@ class FeedbackTable:
     prompts: Array | None = None  # (U, Q) mean prompt features of each person
 
     def __post_init__(self) -> None:
-        n = as_array("features", self.features, (None, None)).shape[0]
+        if self.features.ndim != 2 or not is_finite(self.features):
+            raise ValueError("features must be finite and have shape (items, raw features)")
+        n = self.features.shape[0]
         G, R = len(self.people), len(self.groups)
         for name, length in (("lows", G), ("highs", G), ("weights", G), ("num_outcomes", G), ("plus", R), ("minus", R)):
             if len(getattr(self, name)) != length:
@@ -63,33 +66,36 @@ class FeedbackTable:
             shape=(R, self.features.shape[0]),
         )
 
-    def evidence(self, population: Population) -> list[Evidence]:
-        """Return each person's evidence, (U,), ready to be mapped over people one by one."""
-        return self.evidence_of(population.features(self.features), population.base_weights)
+    def reward_features(self, population: Population) -> Features:
+        """Return the items' reward features (n, D)."""
+        return Inputs(self.features, population.center, 1.0 / population.scale) @ population.basis.T
 
-    def evidence_of(self, phi: Array, base_weights: Array) -> list[Evidence]:
+    def reward_covariance(self, population: Population) -> Array:
+        """Return the covariance (D, D) of the items' reward features."""
+        return covariance(self.reward_features(population))
+
+    def evidence(self, population: Population) -> "People":
+        """Return each person's evidence, (U,), ready to be mapped over people one by one."""
+        return self.evidence_of(self.reward_features(population), population.base_weights)
+
+    def evidence_of(self, phi: Features, base_weights: Array) -> "People":
         """Return each person's evidence for the items' reward features `phi` (n, D)."""
-        base = phi @ base_weights
+        designs = np.empty((len(self.groups), phi.shape[1] + 1), phi.dtype)
+        np.subtract(phi[self.plus], phi[self.minus], out=designs[:, :-1])
+        designs[:, -1] = self.thresholds
+        base = np.asarray(phi @ base_weights, np.float64)
         cuts = np.searchsorted(self.people, np.arange(self.num_people + 1))
-        rows = np.searchsorted(self.groups, cuts)
-        result = []
-        for start, stop, first, last in zip(cuts[:-1], cuts[1:], rows[:-1], rows[1:], strict=True):
-            plus, minus = self.plus[first:last], self.minus[first:last]
-            result.append(
-                Evidence(
-                    designs=np.column_stack([phi[plus] - phi[minus], self.thresholds[first:last]]),
-                    offsets=base[plus] - base[minus],
-                    groups=self.groups[first:last] - start,
-                    lows=self.lows[start:stop],
-                    highs=self.highs[start:stop],
-                    weights=self.weights[start:stop],
-                    num_outcomes=self.num_outcomes[start:stop],
-                    times_s=np.zeros(stop - start),
-                    event_ids=("",) * int(stop - start),
-                    targets=("",) * int(stop - start),
-                )
-            )
-        return result
+        return People(
+            designs=designs,
+            offsets=base[self.plus] - base[self.minus],
+            groups=self.groups,
+            lows=self.lows,
+            highs=self.highs,
+            weights=self.weights,
+            num_outcomes=self.num_outcomes,
+            group_cuts=cuts,
+            row_cuts=np.searchsorted(self.groups, cuts),
+        )
 
     def subset(self, people: Index) -> "FeedbackTable":
         """Return the table of some people (ascending), renumbered from 0; items stay."""
@@ -111,6 +117,66 @@ class FeedbackTable:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class People(Sequence[Evidence]):
+    """Everyone's evidence in a few arrays; a person's is put together when it is asked for."""
+
+    designs: Features  # (R, L)
+    offsets: Array  # (R,)
+    groups: Index  # (R,)
+    lows: Array  # (G,)
+    highs: Array  # (G,)
+    weights: Array  # (G,)
+    num_outcomes: Array  # (G,)
+    group_cuts: Index  # (U + 1,) where each person's groups start
+    row_cuts: Index  # (U + 1,) where their rows start
+
+    def __len__(self) -> int:
+        """U."""
+        return len(self.group_cuts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Evidence: ...
+    @overload
+    def __getitem__(self, index: slice) -> "People": ...
+    def __getitem__(self, index: int | slice) -> "Evidence | People":
+        """Return one person's evidence, or that of a range of people (without steps)."""
+        if isinstance(index, slice):
+            return self._range(*index.indices(len(self)))
+        person = range(len(self))[index]
+        start, stop = (int(cut) for cut in self.group_cuts[person : person + 2])
+        rows = slice(*self.row_cuts[person : person + 2])
+        return Evidence(
+            designs=np.asarray(self.designs[rows], np.float64),
+            offsets=self.offsets[rows],
+            groups=self.groups[rows] - start,
+            lows=self.lows[start:stop],
+            highs=self.highs[start:stop],
+            weights=self.weights[start:stop],
+            num_outcomes=self.num_outcomes[start:stop],
+            times_s=np.zeros(stop - start),
+            event_ids=("",) * (stop - start),
+            targets=("",) * (stop - start),
+        )
+
+    def _range(self, first: int, last: int, step: int) -> "People":
+        if step != 1:
+            raise ValueError("take a range of people without steps, or one at a time")
+        group_cuts, row_cuts = (cuts[first : max(first, last) + 1] for cuts in (self.group_cuts, self.row_cuts))
+        groups, rows = slice(group_cuts[0], group_cuts[-1]), slice(row_cuts[0], row_cuts[-1])
+        return People(
+            designs=self.designs[rows],
+            offsets=self.offsets[rows],
+            groups=self.groups[rows] - group_cuts[0],
+            lows=self.lows[groups],
+            highs=self.highs[groups],
+            weights=self.weights[groups],
+            num_outcomes=self.num_outcomes[groups],
+            group_cuts=group_cuts - group_cuts[0],
+            row_cuts=row_cuts - row_cuts[0],
+        )
+
+
 def binary_table(features: Array, people: Index, plus: Index, minus: Index, thresholds: Array) -> FeedbackTable:
     """Return a table of comparisons and thumbs, one row an event, for people numbered from 0 in any order."""
     order = np.argsort(people, kind="stable")
@@ -127,66 +193,4 @@ def binary_table(features: Array, people: Index, plus: Index, minus: Index, thre
         weights=np.ones(R),
         num_outcomes=np.full(R, 2.0),
         num_people=int(people.max(initial=-1)) + 1,
-    )
-
-
-def tabulate(
-    people: Sequence[Sequence[Event]], rating_cuts: Sequence[float] = RATING_CUTS, prompts: Array | None = None
-) -> FeedbackTable:
-    """Return the table of everyone's events, whose features are raw (P,) rather than rewarded (D,)."""
-    items: list[Array] = []
-    rows: list[tuple[int, int, int, float]] = []  # group, plus, minus, threshold
-    groups: list[tuple[int, float, float, float, float]] = []  # person, low, high, weight, outcomes
-    cuts = (-np.inf, *rating_cuts, np.inf)
-    for person, events in enumerate(people):
-        for event in events:
-            first = len(items)
-            match event:
-                case Comparison():
-                    items += [event.chosen, event.rejected]
-                    rows.append((len(groups), first, first + 1, 0.0))
-                    groups.append((person, 0.0, np.inf, event.weight, 2.0))
-                case Choice():
-                    items += [event.chosen, *event.rejected]
-                    n = len(event.rejected)
-                    rows += [(len(groups), first, first + 1 + j, 0.0) for j in range(n)]
-                    groups.append((person, 0.0, np.inf, event.weight, n + 1.0))
-                case Ranking():
-                    items += list(event.features)
-                    n = len(event.features)
-                    for i in range(n - 1):
-                        rows += [(len(groups), first + i, first + j, 0.0) for j in range(i + 1, n)]
-                        groups.append((person, 0.0, np.inf, event.weight, float(n - i)))
-                case Thumb():
-                    items += [event.features, event.reference]
-                    plus = first if event.value > 0 else first + 1
-                    rows.append((len(groups), plus, 2 * first + 1 - plus, -float(event.value)))
-                    groups.append((person, 0.0, np.inf, event.weight, 2.0))
-                case Rating():
-                    if event.level > len(rating_cuts):
-                        raise ValueError(f"level {event.level} is above the highest of these cuts, {len(rating_cuts)}")
-                    items += [event.features, event.reference]
-                    rows.append((len(groups), first, first + 1, -1.0))
-                    low, high = cuts[event.level], cuts[event.level + 1]
-                    groups.append((person, low, high, event.weight, len(rating_cuts) + 1.0))
-                case _:
-                    raise ValueError(
-                        f"events are comparisons, choices, rankings, thumbs or ratings, not {type(event).__name__}"
-                    )
-    if not rows:
-        raise ValueError("there is no feedback to learn from")
-    row, group = np.array(rows), np.array(groups)
-    return FeedbackTable(
-        features=np.array(items),
-        people=group[:, 0].astype(np.int64),
-        groups=row[:, 0].astype(np.int64),
-        plus=row[:, 1].astype(np.int64),
-        minus=row[:, 2].astype(np.int64),
-        thresholds=row[:, 3],
-        lows=group[:, 1],
-        highs=group[:, 2],
-        weights=group[:, 3],
-        num_outcomes=group[:, 4],
-        num_people=len(people),
-        prompts=prompts,
     )

@@ -1,14 +1,15 @@
 """What everyone's feedback teaches: reward basis, prototypes, flip rate, tempering, gating.
 
 EM over people, `w_u ~ Σ_k π_k N(m_k, S_k)` with full covariances and a Laplace E-step (empirical Bayes; prototypes as
-in PAL, MaxMin-RLHF and MiCRo). The E-step of a person needs that person's evidence alone, so a caller can map it
-anywhere. K is chosen by held-out evidence, and the worst-off prototype is reported. Knows nothing of stores or texts.
+in PAL, MaxMin-RLHF and MiCRo). The E-step of a person needs that person's evidence alone, so a caller can map blocks of
+people anywhere. K is chosen by held-out evidence on some of the people where there are many; EM then goes over
+everybody. Knows nothing of stores or texts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -17,17 +18,20 @@ from router.basis import Basis, BasisConfig, fit_basis
 from router.feedback import FeedbackTable, Index
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
-from router.laplace import Factor, Mode, fit_mode, gaussian
+from router.inputs import Features, Inputs
+from router.laplace import Factor, fit_mode, gaussian
 from router.types import Array, Evidence, Population
 
 Found = TypeVar("Found", "Prior", Basis)
-MapPeople = Callable[[Callable[["Task"], Mode], Sequence["Task"]], Iterable[Mode]]
+MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterable["Believed"]]
+BLOCK = 250  # people a task
 SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
-SCALE_STRETCHES = (1 / 1.3, 1.3, 1.7)  # of rewards, tried with the flip rate as it is
-FLIP_STRETCHES = (1.0, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
+MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
+SCALE_STRETCHES = (1 / 1.3, 1.3)  # of rewards, tried with the flip rate as it is
+FLIP_STRETCHES = (1.0, 1.15, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
 
 
 class Keep(Protocol):
@@ -64,6 +68,7 @@ class FitConfig:
     flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25)
     temperings: tuple[float, ...] = (1.0, 0.8, 0.6)
     held_out_share: float = 0.15
+    max_choosing: int = 10_000  # people on whom K is chosen and EM begun; everybody is in its last steps
 
     def __post_init__(self) -> None:
         if (
@@ -74,6 +79,8 @@ class FitConfig:
             raise ValueError("num_prototypes must list candidates from 1 up, ascending")
         if self.em_iterations < 1 or self.num_restarts < 1:
             raise ValueError("em_iterations and num_restarts must be at least 1")
+        if self.max_choosing < 2:
+            raise ValueError("max_choosing must be at least 2")
         if not 0.0 < self.held_out_share < 1.0:
             raise ValueError("held_out_share must be between 0 and 1")
 
@@ -116,12 +123,21 @@ class Prior:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One person's E-step: everything it needs, and nothing about anyone else."""
+    """The E-step of a block of people: everything it needs, and nothing about anyone else."""
 
-    evidence: Evidence
+    people: Sequence[Evidence]  # (B,)
     factor: Factor
+    log_weights: Array  # (K,)
     flip_rate: float
-    start: Array  # (K, L)
+    starts: Array  # (B, K, L)
+
+
+class Believed(NamedTuple):
+    """What an E-step says of B people, or of all; doubts are summed, since only their sum matters."""
+
+    joint: Array  # (B, K) log evidence and log weight of each prototype
+    means: Array  # (B, K, L)
+    doubt: Array  # (K, L, L) sum of people's covariances, each counted by its share of the prototype
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +149,14 @@ class FitReport:
     groups: GroupReport
 
 
-def plain_layout(features: Array, fixed_rows: Array | None = None, names: tuple[str, ...] = ()) -> FeatureLayout:
+def plain_layout(features: Features, fixed_rows: Array | None = None, names: tuple[str, ...] = ()) -> FeatureLayout:
     """Return the layout that standardises every feature and penalises all alike, scaled to unit mean square norm."""
     P = features.shape[1]
-    deviations = features.std(axis=0)
+    deviations = features.std(axis=0, dtype=np.float64)
     scale = np.where(deviations > 1e-12, deviations, 1.0) * np.sqrt(P)
     rows = np.zeros((0, P)) if fixed_rows is None else fixed_rows
-    return FeatureLayout(features.mean(axis=0), scale, np.full(P, 1.0), np.full(P, 1.0), rows, names)
+    center = np.asarray(features.mean(axis=0, dtype=np.float64))
+    return FeatureLayout(center, scale, np.full(P, 1.0), np.full(P, 1.0), rows, names)
 
 
 def fit_population(
@@ -151,20 +168,23 @@ def fit_population(
 ) -> tuple[Population, FitReport]:
     """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`."""
     rng = np.random.default_rng(seed)
-    inputs = (table.features - layout.center) / layout.scale
+    features = table.features
 
     def basis() -> Basis:
-        scaled = inputs * layout.base_scales, inputs * layout.taste_scales
-        return fit_basis(table, *scaled, config.basis, np.random.default_rng(seed))
+        base = Inputs(features, layout.center, layout.base_scales / layout.scale)
+        taste = Inputs(features, layout.center, layout.taste_scales / layout.scale)
+        return fit_basis(table, base, taste, config.basis, np.random.default_rng(seed))
 
     learned = run.keep(Basis, basis)
-    rng.normal(size=config.basis.rank * (inputs.shape[1] + table.num_people))  # what the basis drew, found or recalled
+    rng.normal(
+        size=config.basis.rank * (features.shape[1] + table.num_people)
+    )  # what the basis drew, found or recalled
     base = learned.base * layout.base_scales
     rows = np.vstack([layout.fixed_rows, learned.directions * layout.taste_scales, base])  # (D, P)
     D = rows.shape[0]
     base_weights = np.zeros(D)
     base_weights[-1] = 1.0
-    people = table.evidence_of(inputs @ rows.T, base_weights)
+    people = table.evidence_of(Inputs(features, layout.center, 1.0 / layout.scale) @ rows.T, base_weights)
     start = single_prior(people, base_weights, learned.threshold)
     prior, held_out, by_size = choose_prior(people, start, config, rng, run)
     population = to_population(prior, rows, layout, base_weights)
@@ -188,21 +208,21 @@ def choose_prior(
 ) -> tuple[Prior, list[Evidence], dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
-    More prototypes must gain more than two standard errors of the paired difference. Returns the prior, the held-out
-    people, and the mean held-out log evidence by K.
+    More prototypes must gain more than two standard errors of the paired difference. Of more than `max_choosing` people
+    so many, drawn at random, decide. Returns the prior, the held-out people, and the mean held-out log evidence by K.
     """
-    order = rng.permutation(len(people))
-    num_held_out = max(1, round(config.held_out_share * len(people)))
+    order = rng.permutation(len(people))[: config.max_choosing]
+    num_held_out = max(1, round(config.held_out_share * len(order)))
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
     single = _fit_mixture(seen, starts, config, run)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
-    modes = e_step(seen, single, single.means, run.map_people)
+    believed = e_step(seen, single, single.means, run.map_people)
     for K in config.num_prototypes:
-        starts = _mixture_starts(modes, single, K, config, rng) if K > 1 else []
+        starts = _mixture_starts(seen, believed.means, single, K, config, rng) if K > 1 else []
         prior = _fit_mixture(seen, starts, config, run) if starts else single
-        evidence = logsumexp(e_step(held_out, prior, prior.means, run.map_people)[0], axis=1)
+        evidence = logsumexp(e_step(held_out, prior, prior.means, run.map_people).joint, axis=1)
         by_size[K] = float(evidence.mean())
         gain = evidence - best_evidence  # infinite for the first
         if len(by_size) == 1 or gain.mean() > 2.0 * gain.std() / np.sqrt(len(gain)):
@@ -218,37 +238,46 @@ def run_em(
 
     def better(iteration: int) -> Prior:
         nonlocal starts
-        joint, means, covariances = e_step(people, prior, starts, run.map_people)
-        found, starts = m_step(prior, joint, means, covariances), means
+        believed = e_step(people, prior, starts, run.map_people)
+        found, starts = m_step(prior, believed), believed.means
         if iteration % 2 == 1 and iteration < iterations - 1:
             return fit_flip_rate(people, found, starts, config.flip_rates, run.map_people)
         return found
 
     for iteration in range(iterations):
         prior = run.keep(Prior, partial(better, iteration))
-    return prior, e_step(people, prior, starts, run.map_people)[0]
+    return prior, e_step(people, prior, starts, run.map_people).joint
 
 
-def e_step(
-    people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map
-) -> tuple[Array, Array, Array]:
-    """Return each person's joint log evidence (U, K), means (U, K, L) and covariances (U, K, L, L)."""
+def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map) -> Believed:
+    """Return what is believed of everybody, from where each search starts: `starts` (K, L) or (U, K, L)."""
     if starts.ndim == 2:
         starts = np.broadcast_to(starts, (len(people), *starts.shape))
     factor = gaussian(prior.means, prior.covariances)
-    tasks = [Task(evidence, factor, prior.flip_rate, start) for evidence, start in zip(people, starts, strict=True)]
-    modes = list(map_people(person_mode, tasks))
-    joint = np.array([mode.log_evidence for mode in modes]) + prior.log_weights
-    return joint, np.array([mode.means for mode in modes]), np.linalg.inv(np.array([mode.precision for mode in modes]))
+    tasks = [
+        Task(people[first : first + BLOCK], factor, prior.log_weights, prior.flip_rate, starts[first : first + BLOCK])
+        for first in range(0, len(people), BLOCK)
+    ]
+    parts = list(map_people(believe, tasks))
+    joint, means = np.concatenate([part.joint for part in parts]), np.concatenate([part.means for part in parts])
+    return Believed(joint, means, np.sum([part.doubt for part in parts], axis=0))
 
 
-def person_mode(task: Task) -> Mode:
-    """Fit one person under every prototype: the unit of work to map over people."""
-    return fit_mode(task.evidence, task.evidence.weights, task.flip_rate, task.factor, task.start)
+def believe(task: Task) -> Believed:
+    """Fit a block of people under every prototype: the unit of work to map over people."""
+    modes = [
+        fit_mode(person, person.weights, task.flip_rate, task.factor, start)
+        for person, start in zip(task.people, task.starts, strict=True)
+    ]
+    joint = np.array([mode.log_evidence for mode in modes]) + task.log_weights
+    covariances = np.linalg.inv(np.array([mode.precision for mode in modes]))
+    doubt = np.einsum("uk,ukij->kij", np.exp(log_softmax(joint, axis=1)), covariances, optimize=True)
+    return Believed(joint, np.array([mode.means for mode in modes]), doubt)
 
 
-def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prior:
-    """Return the prior that explains the people's posteriors best, each covariance shrunk to the pooled one."""
+def m_step(prior: Prior, believed: Believed) -> Prior:
+    """Return the prior that explains what is believed best, each covariance shrunk to the pooled one."""
+    joint, means, doubt = believed
     U, K, L = means.shape
     shares = np.exp(log_softmax(joint, axis=1))  # (U, K)
     sizes = shares.sum(axis=0)
@@ -257,8 +286,7 @@ def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prio
     # pseudo-person halved a minority's deviation.
     centers = (np.einsum("uk,ukl->kl", shares, means) + TRACE * pooled_mean) / (sizes + TRACE)[:, None]
     deviations = means - centers
-    scatter = np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
-    scatter += np.einsum("uk,ukij->kij", shares, covariances, optimize=True)
+    scatter = doubt + np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
     pooled = scatter.sum(axis=0) / U
     strength = float(L) if K > 1 else 0.0
     shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]
@@ -269,35 +297,44 @@ def m_step(prior: Prior, joint: Array, means: Array, covariances: Array) -> Prio
 def fit_flip_rate(
     people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
 ) -> Prior:
-    """Return the prior with the neighbouring flip rate of highest evidence over (a spread sample of) the people.
+    """Climb to the flip rate and the scale of rewards of highest evidence over (a spread sample of) the people.
 
-    A higher rate is also tried with larger rewards: the fit without it has shrunk them.
+    Flips and small rewards explain the same labels, so that neither is found without the other; and EM alone finds
+    the scale only slowly. A step goes to a neighbouring rate, with rewards to match, or to another scale.
     """
     every = max(1, len(people) // FLIP_SAMPLE)
-    sample, origins = people[::every], starts[::every]
+    sample, origins = [people[index] for index in range(0, len(people), every)], starts[::every]
 
     def total(candidate: Prior) -> float:
-        joint, _, _ = e_step(sample, candidate, origins, map_people)
-        return float(logsumexp(joint, axis=1).sum())
+        return float(logsumexp(e_step(sample, candidate, origins, map_people).joint, axis=1).sum())
 
-    higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
-    lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
-    candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
-    candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
-    # At the same rate too: EM finds the scale of rewards only slowly.
-    candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
-    return max([prior, *candidates], key=total)
+    reached = total(prior)
+    for _ in range(MAX_FLIP_STEPS):
+        higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
+        lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
+        candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
+        candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
+        candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
+        totals = [total(candidate) for candidate in candidates]
+        best = int(np.argmax(totals))
+        if totals[best] <= reached:
+            break
+        prior, reached = candidates[best], totals[best]
+    return prior
 
 
 def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
     """Return the K = 1 prior to start from: scores vary by about one."""
     L = people[0].designs.shape[1]
-    norms = [np.sum(person.designs[:, :-1] ** 2, axis=1).mean() for person in people if len(person.designs)]
+    norms, has_thumbs = [], False
+    for person in people:
+        if len(person.designs):
+            norms.append(np.sum(person.designs[:, :-1] ** 2, axis=1).mean())
+            has_thumbs = has_thumbs or bool(person.designs[:, -1].any())
     variance = 1.0 / max(float(np.mean(norms)), 1e-12)
     means = np.zeros((1, L))
     means[0, -1] = threshold
     base = np.append(base_weights, 0.0)
-    has_thumbs = any(person.designs[:, -1].any() for person in people)
     return Prior(np.zeros(1), means, np.diag([variance] * (L - 1) + [1.0])[None], base, has_thumbs=has_thumbs)
 
 
@@ -334,19 +371,27 @@ def _fit_mixture(people: Sequence[Evidence], starts: Sequence[Prior], config: Fi
 
 
 def _mixture_starts(
-    modes: tuple[Array, Array, Array], single: Prior, K: int, config: FitConfig, rng: np.random.Generator
+    people: Sequence[Evidence], means: Array, single: Prior, K: int, config: FitConfig, rng: np.random.Generator
 ) -> list[Prior]:
-    """Return starts of K prototypes: clusters of the people's posterior means under one prototype."""
-    _, means, covariances = modes
+    """Return starts of K prototypes: clusters of the people's posterior `means` (U, 1, L) under one prototype."""
     whitened = means[:, 0] @ np.linalg.cholesky(np.linalg.inv(single.covariances[0]))  # (U, L)
     starts = []
     for _ in range(config.num_restarts):
-        joint = np.where(_spread(whitened, K, rng)[:, None] == np.arange(K), 0.0, -30.0)
-        starts.append(m_step(single, joint, np.repeat(means, K, axis=1), np.repeat(covariances, K, axis=1)))
+        labels = _spread(whitened, K, rng)
+        joint = np.where(labels[:, None] == np.arange(K), 0.0, -30.0)
+        doubt = np.vstack([_doubt(people, means, single, np.flatnonzero(labels == k)) for k in range(K)])
+        starts.append(m_step(single, Believed(joint, np.repeat(means, K, axis=1), doubt)))
     # Flips and small rewards explain the same labels, and EM does not cross from one to the other: try both sides.
     if len(config.flip_rates) > 1:
         starts += [start.stretched(NOISY_STRETCH, config.flip_rates[-1]) for start in starts[:1]]
     return starts
+
+
+def _doubt(people: Sequence[Evidence], means: Array, single: Prior, members: Index) -> Array:
+    """Return the sum (1, L, L) of the members' covariances."""
+    if not len(members):
+        return np.zeros_like(single.covariances)
+    return e_step([people[index] for index in members], single, means[members]).doubt
 
 
 def _spread(points: Array, K: int, rng: np.random.Generator) -> Index:

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from serve import __version__
 from serve.api.application import create_app
 from serve.api.context import ApiContext
+from serve.arrival import Arrival, introduce
 from serve.config import Config, Secrets, load
 from serve.engines.best_of import generate
 from serve.engines.factory import create_engine
@@ -171,7 +172,17 @@ class IngressDeployment:
             tracer=open_tracer(config.tracing, config.model.name),
         )
         self.application = create_app(self._context)
+        arrival = Arrival(config, secrets, folder, self._service, metrics)
+        self._arriving = (
+            asyncio.create_task(self._begin(arrival)) if self._memory is None and arrival.is_expected else None
+        )
         self._listener = Listener(self.application, config) if is_listening else None
+
+    async def _begin(self, arrival: Arrival) -> None:
+        """Know people once there is an artifact to read them with."""
+        self._memory = await arrival.memory()
+        before, self._context = self._context, introduce(self.application, self._memory)
+        await before.pipeline.shutdown()
 
     async def check_health(self) -> None:
         """Ray Serve's health check: raising gets the replica replaced."""
@@ -183,6 +194,9 @@ class IngressDeployment:
         with contextlib.suppress(AttributeError):  # a replica whose start failed
             if self._listener is not None:
                 await self._listener.shutdown()
+            if self._arriving is not None:
+                self._arriving.cancel()
+                await asyncio.gather(self._arriving, return_exceptions=True)
             await self._context.pipeline.shutdown()
             if self._memory is not None:
                 await self._memory.close()

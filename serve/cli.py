@@ -190,6 +190,7 @@ palate.add_command(
             "overhead": ("serve.jobs.bench_overhead:overhead", "Palate against bare vLLM: TTFT, ITL, throughput."),
             "best-of": ("serve.jobs.bench_best_of:best_of", "Candidates, halving and choice, against bare vLLM."),
             "router": ("serve.jobs.bench_router:router", "What the preference core costs, by D, K, N and people."),
+            "fit": ("serve.jobs.bench_fit:fit", "Time, memory and growth of `palate fit`, by people."),
             "load": ("serve.jobs.bench_load:load", "More than it can take, for long: memory, refusals, times."),
             "store": ("serve.jobs.bench_store:store", "Bytes, reads, updates and index with synthetic people."),
         },
@@ -218,8 +219,10 @@ palate.add_command(
                 "serve.jobs.simulated.command:simulated",
                 "People with hidden tastes, served and measured.",
             ),
+            "chain": ("serve.jobs.chain.command:chain", "From a fresh install to a published version, and its worth."),
             "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
+            "questions": ("serve.jobs.few_shot.questions:questions", "Active questions against random ones."),
         },
     )
 )
@@ -248,6 +251,8 @@ palate.add_command(
         help="Directions that bend answers: what they do, and what they cost.",
         lazy={
             "show": ("serve.jobs.learning.steer:show", "Dose against effect for the named attributes."),
+            "discover": ("serve.jobs.steering.command:discover_command", "Directions of taste that have no name yet."),
+            "name": ("serve.jobs.steering.command:name_command", "Name one: a new version with that attribute."),
         },
     )
 )

@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,14 +27,14 @@ from router.basis import BasisConfig
 from router.candidates import PlanConfig, plan_candidates
 from router.elicitation import information_gain
 from router.feedback import FeedbackTable, binary_table
-from router.laplace import Mode
 from router.mixture import Mixture
-from router.population import FitConfig, Run, Task, fit_population, plain_layout
+from router.population import FitConfig, Run, fit_population, plain_layout
 from router.posterior import prior, update, update_many
 from router.reward import score
 from router.routing import RoutingConfig, Wishes, judge_of, plain_space, route
 from router.selection import choose
 from router.types import Comparison, Population, Posterior
+from serve.jobs.fit.workers import counted
 
 WARM_UP = 20
 NUM_PAIRS = 256  # candidate questions for elicitation
@@ -221,16 +221,10 @@ def measure_fits(sizes: Sequence[int]) -> list[Fit]:
     """Fit a population of each size; the bar counts persons' E-steps."""
     fits: list[Fit] = []
     with tqdm(desc="fit", unit=" persons", unit_scale=True, file=sys.stderr) as bar:
-
-        def counted(function: Callable[[Task], Mode], tasks: Sequence[Task]) -> Iterable[Mode]:
-            for task in tasks:
-                yield function(task)
-                bar.update()
-
         for people in sizes:
             table = make_table(people, np.random.default_rng(0))
             start, cpu_start = time.perf_counter(), time.process_time()
-            fit_population(table, plain_layout(table.features), FIT, 0, Run(counted))
+            fit_population(table, plain_layout(table.features), FIT, 0, Run(counted(map, bar.update)))
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
             before = fits[-1] if fits else None
             fits.append(

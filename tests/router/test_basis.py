@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from router.basis import BasisConfig, fit_base, fit_basis, row_loss
-from router.feedback import tabulate
+from router.tabulation import tabulate
 from tests.router.chances import KINDS, outcomes
 from tests.router.simulated import simulate
 

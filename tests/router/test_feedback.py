@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.feedback import RATING_CUTS, FeedbackTable, binary_table, tabulate
+from router.feedback import FeedbackTable, binary_table
 from router.likelihood import concatenate, encode, log_likelihood
+from router.tabulation import RATING_CUTS, tabulate
 from router.types import Array, Event, Population, Rating
 from tests.router.chances import KINDS, outcomes
 
@@ -117,3 +118,28 @@ def test_tables_without_feedback_or_with_strange_events_are_refused() -> None:
         tabulate([[Rating(event_id="e", features=np.ones(1), reference=np.ones(1), level=5)]], RATING_CUTS)
     with pytest.raises(ValueError, match="not Event"):
         tabulate([[Event(event_id="e")]])
+
+
+def test_a_range_of_people_is_those_people() -> None:
+    model, people = population(), crowd()
+    everybody = tabulate(people).evidence(model)
+    part = everybody[1:]
+    assert (len(everybody), len(part), len(everybody[2:1])) == (3, 2, 0)
+    for there, here in zip(part, list(everybody)[1:], strict=True):
+        np.testing.assert_array_equal(there.designs, here.designs)
+        np.testing.assert_array_equal(there.offsets, here.offsets)
+        np.testing.assert_array_equal(there.groups, here.groups)
+        np.testing.assert_array_equal(there.highs, here.highs)
+    np.testing.assert_array_equal(part[-1].designs, everybody[2].designs)
+    with pytest.raises(ValueError, match="without steps"):
+        everybody[::2]
+
+
+def test_single_precision_reads_the_same_feedback() -> None:
+    model, table = population(), tabulate(crowd())
+    single = replace(table, features=table.features.astype(np.float32))
+    for one, two in zip(table.evidence(model), single.evidence(model), strict=True):
+        np.testing.assert_allclose(one.designs, two.designs, atol=1e-5)
+        np.testing.assert_allclose(one.offsets, two.offsets, atol=1e-5)
+    np.testing.assert_allclose(table.reward_covariance(model), single.reward_covariance(model), atol=1e-5)
+    assert single.features.dtype == np.float32

@@ -12,6 +12,7 @@ import click
 from tqdm import tqdm
 
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.making import command_line
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load
 from serve.home import Home
@@ -28,7 +29,6 @@ from serve.jobs.adapt.answering import Asking
 from serve.jobs.adapt.people import Person, read_people
 from serve.jobs.adapt.training import TrainingConfig
 from serve.jobs.learning.corpus import join, load_corpus
-from serve.jobs.learning.make import command_line
 from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Role, load_prompts, of_role
 from serve.jobs.store import run as run_job
 from serve.jobs.store import url_option

@@ -1,6 +1,6 @@
 """Direct preference optimization of a LoRA, with correction for labels given the wrong way round.
 
-Loss of a pair (DPO, Rafailov et al. 2023, eq. 7; robust DPO, Chowdhury et al. 2024, eq. 12), with margin
+Loss of a pair (DPO, Rafailov et al. 2023, eq. 7; robust DPO, Chowdhury et al. 2024), with margin
 h = β·[log π(y⁺)/π₀(y⁺) − log π(y⁻)/π₀(y⁻)] summed over tokens and flip rate ε:
 ((1 − ε)·(−log σ(h)) − ε·(−log σ(−h))) / (1 − 2ε), which over flipped labels has the expectation of the clean loss.
 Torch and PEFT alone. Knows nothing of people, prototypes or artifacts.

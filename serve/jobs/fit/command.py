@@ -13,8 +13,7 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -22,17 +21,15 @@ from tqdm import tqdm
 
 from router.population import MapPeople, Run
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.making import Origin, save_new
 from serve.artifacts.registry import Registry
-from serve.artifacts.storage import Manifest, load, save, version_of
+from serve.artifacts.storage import load
 from serve.home import Home
 from serve.jobs.fit.fitting import Refit, RefitConfig, refit
-from serve.jobs.fit.gathering import Gathered, gather
+from serve.jobs.fit.gathering import Gathered, read_everybody
 from serve.jobs.fit.resuming import Steps
 from serve.jobs.fit.workers import counted, ray_workers
-from serve.jobs.learning.make import command_line
-from serve.jobs.store import run as run_job
 from serve.jobs.store import url_option
-from user_store.open import open_store
 from user_store.redis_client import RedisOptions
 
 MAX_AGE_S = 86_400.0
@@ -93,15 +90,7 @@ def fit(
         found = refit(parent, table, gathered.places, config, Run(counted(_as_map(map_people), bar.update), steps))
     if steps.num_recalled:
         click.echo(f"{steps.num_recalled} steps were taken over from a run that was broken off", err=True)
-    artifact = found.artifact
-    version = version_of(artifact.population, name)
-    artifact = replace(artifact, population=replace(artifact.population, version=version))
-    manifest = Manifest(
-        version=version,
-        model=artifact.feature_space.model,
-        feature_space=artifact.feature_space.id,
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=command_line(),
+    origin = Origin(
         parents=(parent.version,),
         data={
             "people": found.num_people,
@@ -116,9 +105,9 @@ def fit(
         },
         metrics={"held_out": found.candidate.to_json(), "parent_held_out": found.parent.to_json()},
     )
-    folder = save(artifact, manifest, home.artifacts)
+    folder = save_new(found.artifact, name, origin, home.artifacts)
     shutil.rmtree(work)
-    click.echo(render(version, found))
+    click.echo(render(folder.name, found))
     click.echo(folder)
 
 
@@ -149,16 +138,7 @@ def _gathered(url: str, options: RedisOptions, parent: Artifact, max_events: int
     kept = work / GATHERED
     if kept.exists():
         return Gathered.load(kept)
-
-    async def read() -> Gathered:
-        store = await open_store(url, options)
-        try:
-            with tqdm(unit=" people", desc="gather", file=sys.stderr) as bar:
-                return await gather(store, parent.feature_space, max_events, bar.update)
-        finally:
-            await store.close()
-
-    gathered = run_job(read())
+    gathered = read_everybody(url, options, parent.feature_space, max_events)
     gathered.save(kept)
     return gathered
 

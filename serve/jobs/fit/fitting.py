@@ -39,6 +39,7 @@ class RefitConfig:
     max_move: float = 0.25  # logits by which one person's removal may change a prototype's reward of answers
     held_out_share: float = 0.2  # of people, by their places
     em_iterations: int = 10
+    max_choosing: int = 4_000  # people on whom prototypes are chosen; all the others join in the last steps
     seed: int = 0
 
 
@@ -112,7 +113,9 @@ def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) 
         fixed_rows=_own_rows(parent),
         names=population.attribute_names[: len(_own_rows(parent))] or ("",) * len(_own_rows(parent)),
     )
-    fitting = FitConfig(BasisConfig(rank=rank), tuple(sizes), em_iterations=config.em_iterations)
+    fitting = FitConfig(
+        BasisConfig(rank=rank), tuple(sizes), em_iterations=config.em_iterations, max_choosing=config.max_choosing
+    )
     fitted, _ = fit_population(table, own, fitting, config.seed, run)
     smallest = float(fitted.mixture_weights.min()) * table.num_people
     if fitted.num_prototypes > 1 and smallest < config.min_people:
@@ -177,7 +180,7 @@ def _verdict(population: Population, questions: FeedbackTable) -> Verdict:
 
 
 def _artifact(parent: Artifact, population: Population, table: FeedbackTable) -> Artifact:
-    response = np.asarray(np.cov(population.features(table.features), rowvar=False), np.float64)
+    response = table.reward_covariance(population)
     effects = parent.instruction_effects
     if effects is not None:  # what instructions do along directions that the parent did not have is not known
         padded = np.zeros((len(effects), population.num_features))

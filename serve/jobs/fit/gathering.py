@@ -8,18 +8,24 @@ person's id says where they fall; the lowest share is never fitted to, by any fi
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from router.feedback import FeedbackTable, tabulate
+from router.feedback import FeedbackTable
+from router.tabulation import Tabulation
 from router.types import Array, Event, Population
 from serve.artifacts.artifact import Artifact
 from serve.engines.feature_space import FeatureSpace
 from serve.errors import ConfigurationError
+from serve.jobs.store import run as run_job
 from serve.preferences import Preferences
+from user_store.open import open_store
+from user_store.redis_client import RedisOptions
 from user_store.store import UserStore
 from user_store.types import UserKey
 
@@ -62,20 +68,36 @@ async def gather(store: UserStore, space: FeatureSpace, max_events: int, progres
         ConfigurationError: nobody's feedback counts in this feature space.
     """
     reader = raw_reader(space)
-    people: list[list[Event]] = []
+    tabulation = Tabulation(dtype=np.float32)  # as engines measure
     places: list[float] = []
-    times: list[float] = []
+    first_at, last_at, num_events = np.inf, -np.inf, 0
     async for key in everybody(store):
         events = await _events_of(store, key, reader)
         progress(1)
         if events:
-            people.append(events[-max_events:])
+            newest = events[-max_events:]
+            tabulation.add(newest)
             places.append(place_of(key))
-            times += [event.time_s for event in people[-1]]
-    if not people:
+            num_events += len(newest)
+            first_at = min(first_at, *(event.time_s for event in newest))
+            last_at = max(last_at, *(event.time_s for event in newest))
+    if not num_events:
         raise ConfigurationError(f"The store holds no feedback in feature space {space.id}.")
-    table = tabulate(people)
-    return Gathered(table, np.array(places), sum(map(len, people)), min(times), max(times))
+    return Gathered(tabulation.table(), np.array(places), num_events, first_at, last_at)
+
+
+def read_everybody(url: str, options: RedisOptions, space: FeatureSpace, max_events: int) -> Gathered:
+    """Open the store, gather, and close it; with a progress bar. Raises as `gather` and `open_store` do."""
+
+    async def read() -> Gathered:
+        store = await open_store(url, options)
+        try:
+            with tqdm(unit=" people", desc="gather", file=sys.stderr) as bar:
+                return await gather(store, space, max_events, bar.update)
+        finally:
+            await store.close()
+
+    return run_job(read())
 
 
 def place_of(key: UserKey) -> float:

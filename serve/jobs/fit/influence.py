@@ -55,10 +55,10 @@ def largest_move(
     """
     people = table.evidence(population)
     start = prior_of(population)
-    joint, means, _ = e_step(people, start, start.means, map_people)
-    shares = np.exp(log_softmax(joint, axis=1))  # (U, K)
+    believed = e_step(people, start, start.means, map_people)
+    shares = np.exp(log_softmax(believed.joint, axis=1))  # (U, K)
     response = _response(population, table)
-    pulls = shares / np.maximum(shares.sum(axis=0), 1.0) * _lengths(means - start.means, response)  # (U, K)
+    pulls = shares / np.maximum(shares.sum(axis=0), 1.0) * _lengths(believed.means - start.means, response)  # (U, K)
     strongest = pulls.max(axis=1)  # (U,)
     if strongest.max() < NEGLIGIBLE * bound:
         return float(strongest.max())
@@ -84,9 +84,8 @@ def prior_of(population: Population) -> Prior:
 
 def _response(population: Population, table: FeedbackTable) -> Array:
     """Covariance (L, L) of answers' reward features; the threshold enters every thumb alike."""
-    phi = population.features(table.features)
-    response = np.eye(phi.shape[1] + 1)
-    response[:-1, :-1] = np.cov(phi, rowvar=False)
+    response = np.eye(population.num_features + 1)
+    response[:-1, :-1] = table.reward_covariance(population)
     return response
 
 

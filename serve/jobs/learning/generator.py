@@ -105,6 +105,35 @@ class Generator:
         found = last.prompt_logprobs[len(head) :]
         return float(np.mean([found[i][token].logprob for i, token in enumerate(tail)]))
 
+    async def read(self, prompt: str, texts: Sequence[str]) -> FloatArray:
+        """Return the states (n, L, H), or (n, P), of texts as answers to one prompt, without generating any.
+
+        A text beyond the engine's length is read up to there. Raises ValueError for a text without a token.
+        """
+        from vllm import SamplingParams  # noqa: PLC0415
+
+        head = self._tokens(Order(prompt, seed=0))["prompt_token_ids"]
+        room = MAX_PROMPT_TOKENS - len(head) - 1
+        tails = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
+        if not all(tails):
+            raise ValueError(f"text {tails.index([])} has no token to read; leave empty texts out")
+        ids = [f"job-{self._num_sent + i}" for i in range(len(texts))]
+        self._num_sent += len(texts)
+        # States of cached tokens are not computed, so not seen.
+        params = SamplingParams(
+            max_tokens=1,
+            skip_reading_prefix_cache=True,
+            extra_args=SteeringRequest(pool=True, pool_from=len(head)).to_extra_args(),
+        )
+
+        async def one(request_id: str, tail: list[int]) -> None:
+            async for _ in self._llm.generate({"prompt_token_ids": head + tail}, params, request_id):
+                pass
+
+        await asyncio.gather(*map(one, ids, tails))
+        states = await self._states(ids)
+        return np.stack([states[name] for name in ids])
+
     def _tokens(self, order: Order) -> dict[str, list[int]]:
         messages = [{"role": "user", "content": order.prompt}]
         if order.instruction is not None:

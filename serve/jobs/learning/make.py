@@ -6,10 +6,7 @@ over tastes, and opening questions. Uses learning prompts alone, so that evaluat
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from router.basis import BasisConfig
 from router.population import FeatureLayout, FitConfig, FitReport, fit_population, plain_layout
 from router.types import Population
 from serve.artifacts.artifact import Artifact
-from serve.artifacts.storage import Manifest, save, version_of
+from serve.artifacts.making import Origin, save_new
 from serve.errors import ConfigurationError
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.corpus import Corpus, join, load_corpus
@@ -78,8 +75,10 @@ class Measured:
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
-@click.option("--features", "num_features", default=192, show_default=True, type=click.IntRange(2), help="P.")
-@click.option("--read", "read_layers", default="10,14,21", show_default=True, help="Layers whose states are features.")
+@click.option("--features", "num_features", default=320, show_default=True, type=click.IntRange(2), help="P.")
+@click.option(
+    "--read", "read_layers", default="0,10,14,21", show_default=True, help="Layers whose states are features."
+)
 @click.option("--steer", "steered_layer", default=21, show_default=True, type=click.IntRange(0), help="Steered layer.")
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
@@ -109,18 +108,8 @@ def make(
     )
     corpus = join([load_corpus(folder) for folder in corpus_folders])
     artifact, metrics = make_artifact(corpus, config)
-    version = version_of(artifact.population, name)
-    artifact = replace(artifact, population=replace(artifact.population, version=version))
-    manifest = Manifest(
-        version=version,
-        model=artifact.feature_space.model,
-        feature_space=artifact.feature_space.id,
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=command_line(),
-        data={"people": "simulated", "recipe": corpus.recipe, **asdict(config.people)},
-        metrics=metrics,
-    )
-    click.echo(save(artifact, manifest, parent))
+    data = {"people": "simulated", "recipe": corpus.recipe, **asdict(config.people)}
+    click.echo(save_new(artifact, name, Origin(data=data, metrics=metrics), parent))
 
 
 def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[str, Any]]:
@@ -138,18 +127,14 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     layout = named_layout(features, measured.attributes[rows], prompts)
     layout = with_taste_rows(layout, features, liking, prompts, config.rank)
     # The rows are given: what simulated people like is known without noise, which no feedback could tell as well.
-    fitting = FitConfig(BasisConfig(rank=0), num_prototypes=(1,), em_iterations=10)
+    fitting = FitConfig(BasisConfig(rank=0), num_prototypes=(1, 2, 4), em_iterations=10)
     population, report = fit_population(table, layout, fitting, config.seed)
     population = without_base(population)
-    response = np.asarray(np.cov(population.features(features), rowvar=False), np.float64)
+    shown = within_prompts(population.features(features), prompts)
+    response = np.asarray(np.cov(shown, rowvar=False), np.float64)
     artifact = Artifact(population, space, response, max_dose=config.max_dose)
     questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
     return replace(artifact, questions=questions), _metrics(measured, report)
-
-
-def command_line() -> str:
-    """Return the command that runs, without the folders of this machine."""
-    return shlex.join(["palate", *(part.rsplit("/", 1)[-1] for part in sys.argv[1:])])
 
 
 def learning_rows(corpus: Corpus) -> Index:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import numpy as np
-from tqdm import tqdm
 
 from serve.artifacts.registry import Entry, Registry
 from serve.artifacts.rulings import Ruling, fingerprint
@@ -17,12 +16,11 @@ from serve.artifacts.storage import load, version_of
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.jobs.fit.fitting import LONG_ENOUGH
-from serve.jobs.fit.gathering import Gathered, gather
+from serve.jobs.fit.gathering import Gathered, read_everybody
 from serve.jobs.release.comparison import Compared, Comparison, compare, predict
-from serve.jobs.release.deciding import Rules, decide
-from serve.jobs.store import run as run_job
+from serve.jobs.release.deciding import Rules, decide, decide_served
+from serve.jobs.release.served import ServedComparison, compare_served
 from serve.jobs.store import url_option
-from user_store.open import open_store
 from user_store.redis_client import RedisOptions
 
 NOT_BETTER = 3  # exit status, apart from the 1 and 2 of errors
@@ -34,6 +32,16 @@ NOT_BETTER = 3  # exit status, apart from the 1 and 2 of errors
 @click.option("--username", envvar="PALATE_STORE_USERNAME", help="Redis ACL user, if the URL has none.")
 @click.option("--password", envvar="PALATE_STORE_PASSWORD", help="Its password; better given by the environment.")
 @click.option("--max-events", default=200, show_default=True, type=click.IntRange(4), help="Newest events a person.")
+@click.option(
+    "--simulated",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What `palate evaluate simulated --artifact CANDIDATE --json` wrote.",
+)
+@click.option(
+    "--simulated-base",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The same of the version in service.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the ruling as JSON.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 def release(
@@ -43,6 +51,8 @@ def release(
     username: str | None,
     password: str | None,
     max_events: int,
+    simulated: Path | None,
+    simulated_base: Path | None,
     as_json: bool,
     seed: int,
 ) -> None:
@@ -64,9 +74,15 @@ def release(
             f"{candidate} predicts exactly as {serving.manifest.version} does: only its adapters differ, and "
             "`palate adapt` judged those. Publish it, or try it with `palate experiments start`."
         )
-    gathered = _gathered(url, RedisOptions(username=username, password=password), entry, max_events)
+    if (simulated is None) != (simulated_base is None):
+        raise click.UsageError("--simulated and --simulated-base go together.")
+    served = None
+    if simulated is not None and simulated_base is not None:
+        served = compare_served(simulated, simulated_base, (candidate, serving.manifest.version))
+    options = RedisOptions(username=username, password=password)
+    gathered = read_everybody(url, options, load(entry.folder).feature_space, max_events)
     found = judge(gathered, entry, serving, seed)
-    reasons = decide(found, Rules())
+    reasons = decide(found, Rules()) + (() if served is None else decide_served(served, Rules()))
     ruling = Ruling(
         candidate=candidate,
         fingerprint=fingerprint(entry.folder),
@@ -74,13 +90,13 @@ def release(
         is_passed=not reasons,
         reasons=reasons,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics=asdict(found),
+        metrics=asdict(found) | ({} if served is None else {"simulated": asdict(served)}),
     )
     path = ruling.save(registry.home.artifacts)
     if as_json:
         click.echo(json.dumps(asdict(ruling), indent=1))
     else:
-        click.echo(render(ruling, found))
+        click.echo(render(ruling, found, served))
         click.echo(path)
     raise SystemExit(0 if ruling.is_passed else NOT_BETTER)
 
@@ -99,7 +115,7 @@ def judge(gathered: Gathered, candidate: Entry, serving: Entry, seed: int) -> Co
     return compare(first, second, seed)
 
 
-def render(ruling: Ruling, found: Comparison) -> str:
+def render(ruling: Ruling, found: Comparison, served: ServedComparison | None = None) -> str:
     """Lay the comparison out for people."""
     measures: list[tuple[str, Compared]] = [
         ("log-loss", found.log_loss),
@@ -116,6 +132,16 @@ def render(ruling: Ruling, found: Comparison) -> str:
     ]
     lines += [f"{name:24}{one.candidate!s:>28}{one.in_service!s:>28}{one.difference!s:>28}" for name, one in measures]
     lines.append(f"{'ms to learn':24}{found.update_ms[0]:28.2f}{found.update_ms[1]:28.2f}")
+    if served is None:
+        lines.append("What simulated people are served was not compared (--simulated, --simulated-base).")
+    else:
+        gain = served.gain
+        lines.append(
+            f"{served.num_people} simulated people after {served.k} pieces of feedback, best of {served.best_of}"
+        )
+        lines.append(f"{'served gain':24}{gain.candidate!s:>28}{gain.in_service!s:>28}{gain.difference!s:>28}")
+        lines.append(f"{'served below the base':24}{served.harmed[0]:>28.0%}{served.harmed[1]:>28.0%}")
+        lines.append(f"{'s an answer':24}{served.latency_s[0]:28.2f}{served.latency_s[1]:28.2f}")
     lines.append("It may be published." if ruling.is_passed else "It should not be published:")
     return "\n".join([*lines, *(f"- {reason}" for reason in ruling.reasons)])
 
@@ -125,17 +151,3 @@ def _differs_by_adapters(one: Entry, other: Entry) -> bool:
     both = [load(entry.folder) for entry in (one, other)]
     has_adapters = any(adapter for artifact in both for adapter in artifact.adapters)
     return has_adapters and len({version_of(artifact.population, "") for artifact in both}) == 1
-
-
-def _gathered(url: str, options: RedisOptions, entry: Entry, max_events: int) -> Gathered:
-    space = load(entry.folder).feature_space
-
-    async def read() -> Gathered:
-        store = await open_store(url, options)
-        try:
-            with tqdm(unit=" people", desc="gather", file=sys.stderr) as bar:
-                return await gather(store, space, max_events, bar.update)
-        finally:
-            await store.close()
-
-    return run_job(read())

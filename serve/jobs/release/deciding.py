@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve.jobs.release.comparison import Comparison
+from serve.jobs.release.served import ServedComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,9 @@ class Rules:
     max_harm: float = 0.05  # more of the people predicted worse than without knowing them
     max_group_loss: float = 0.02  # nats, for the worst group and the tenth of people predicted worst
     max_update_ms: float = 20.0
+    max_gain_loss: float = 0.1  # of what simulated people are served, in standard deviations
+    max_served_harm: float = 0.05  # more of them served worse than the base
+    max_slowdown: float = 1.25  # of the median answer
 
 
 def decide(found: Comparison, rules: Rules) -> tuple[str, ...]:
@@ -46,4 +50,19 @@ def decide(found: Comparison, rules: Rules) -> tuple[str, ...]:
         reasons.append(f"the people predicted worst lose: {found.worst_tenth.difference}")
     if found.update_ms[0] > max(rules.max_update_ms, 2.0 * found.update_ms[1]):
         reasons.append(f"learning from feedback takes {found.update_ms[0]:.1f} ms after {found.update_ms[1]:.1f} ms")
+    return tuple(reasons)
+
+
+def decide_served(found: ServedComparison, rules: Rules) -> tuple[str, ...]:
+    """Return why a candidate must not serve, from what simulated people were served with it."""
+    reasons = []
+    gain = found.gain.difference
+    if gain.high < 0.0 or gain.mean < -rules.max_gain_loss:
+        reasons.append(f"simulated people are served worse after {found.k} pieces of feedback: {gain}")
+    if found.harmed[0] - found.harmed[1] > rules.max_served_harm:
+        reasons.append(
+            f"more of them are served worse than the base: {found.harmed[0]:.0%} after {found.harmed[1]:.0%}"
+        )
+    if found.latency_s[0] > rules.max_slowdown * found.latency_s[1]:
+        reasons.append(f"answers take {found.latency_s[0]:.2f} s after {found.latency_s[1]:.2f} s (median)")
     return tuple(reasons)

@@ -6,6 +6,7 @@ Knows nothing of people's tastes; concurrency is bounded here.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,7 @@ class Served:
     text: str
     num_tokens: int  # computed for it, all candidates together
     report: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0  # from sending the request to the whole answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,11 @@ class Client:
         else:
             body["user"] = asked.user
             body["palate"] = {"best_of": asked.best_of, "halving": asked.is_halving}
-        reply = await self._post("/v1/chat/completions", body)
+        reply, seconds = await self._timed("POST", "/v1/chat/completions", json=body)
         report = reply.get("palate") or {}
         tokens = int(report.get("candidate_tokens") or reply["usage"]["completion_tokens"])
-        return Served(reply["choices"][0]["message"]["content"] or "", tokens, report)
+        text = reply["choices"][0]["message"]["content"] or ""
+        return Served(text, tokens, report, seconds)
 
     async def answers(self, asked: list[Asked]) -> list[Served]:
         """Ask for many answers at once, in order."""
@@ -112,9 +115,13 @@ class Client:
         return await self._request("POST", path, json=body)
 
     async def _request(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        return (await self._timed(method, path, **content))[0]
+
+    async def _timed(self, method: str, path: str, **content: Any) -> tuple[dict[str, Any], float]:
         async with self._turns:
+            begin = time.perf_counter()
             reply = await self._http.request(method, path, **content)
+            seconds = time.perf_counter() - begin
         if reply.status_code != httpx.codes.OK:
             raise EngineUnavailable(f"{method} {path}: {reply.status_code} {reply.text[:300]}")
-        found: dict[str, Any] = reply.json()
-        return found
+        return reply.json(), seconds

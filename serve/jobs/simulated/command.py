@@ -18,13 +18,15 @@ import numpy as np
 from tqdm import tqdm
 
 from serve import config as configuration
+from serve.artifacts.registry import Registry
+from serve.home import Home
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.generate import numbers
 from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Role, load_prompts, of_role
 from serve.jobs.learning.text import Standard, measure
 from serve.jobs.simulated.client import TIMEOUT_S, Client
 from serve.jobs.simulated.embedder import WHEEL_PACKAGE, find_embedder
-from serve.jobs.simulated.findings import Finding, Score, find, group, render, summarise
+from serve.jobs.simulated.findings import Finding, Score, by_person, find, group, render, summarise
 from serve.jobs.simulated.people import SHARES
 from serve.jobs.simulated.plot import draw
 from serve.jobs.simulated.protocol import Experiment, Plan
@@ -45,6 +47,7 @@ NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), help="Palate's configuration."
 )
+@click.option("--artifact", "version", help="The version to serve with; by default the one in service.")
 @click.option("--url", help="A server that runs already; by default one is started, with an empty store.")
 @click.option(
     "--prompts",
@@ -88,6 +91,7 @@ NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {
 def simulated(
     *,
     config_path: Path | None,
+    version: str | None,
     url: str | None,
     prompts_path: Path,
     num_people: int,
@@ -120,7 +124,12 @@ def simulated(
     embed = find_embedder(embedder)
     if embed is None:
         click.echo(NO_EMBEDDER, err=True)
-    config = configuration.load(config_path)
+    if version is not None and url is not None:
+        raise click.UsageError("--artifact is for a server that is started here; the one at --url has its own.")
+    overrides: dict[str, dict[str, Any]] = {}
+    if version is not None:
+        overrides["personalization"] = {"artifact": str(Registry(Home.from_env()).entry(version).folder)}
+    config = configuration.load(config_path, overrides)
     with nullcontext(url) if url else own_server(config) as base_url:
         experiment, model = asyncio.run(_run(base_url, plan, prompts, embed, max_tokens, temperature, concurrency))
     findings = summarise(experiment.scores)
@@ -131,7 +140,10 @@ def simulated(
         "plan": asdict(plan) | {"max_tokens": max_tokens, "temperature": temperature},
         "properties": names_of(experiment.meter.family),
         "overlap_with_named": _overlap(experiment),
+        "artifacts": sorted(experiment.versions),
         "results": [_finite(finding) for finding in findings],
+        "people": by_person(experiment.scores, "palate"),
+        "latency_s": [_latency(*key, seconds) for key, seconds in experiment.seconds.items()],
         "families": {kind: [_finite(finding) for finding in _of_kind(experiment.scores, kind)] for kind, _ in SHARES},
     }
     if json_path is not None:
@@ -166,6 +178,12 @@ def _overlap(experiment: Experiment) -> dict[str, float]:
     values = measure(texts, ATTRIBUTES)
     shares = overlap(experiment.meter(texts), Standard.of(values)(values))
     return dict(zip(names_of(experiment.meter.family), np.round(shares, 3).tolist(), strict=True))
+
+
+def _latency(best_of: int, k: int, seconds: Sequence[float]) -> dict[str, Any]:
+    """Sum up how long whole answers took, with as many under way as the evaluation allows."""
+    median, p95 = np.quantile(seconds, [0.5, 0.95])
+    return {"best_of": best_of, "k": k, "median": float(median), "p95": float(p95)}
 
 
 def _finite(finding: Finding) -> dict[str, Any]:

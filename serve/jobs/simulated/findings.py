@@ -86,6 +86,15 @@ def summarise(scores: Sequence[Score]) -> list[Finding]:
     return [find(members, oracle) for members in groups.values()]
 
 
+def by_person(scores: Sequence[Score], arm: str) -> list[dict[str, Any]]:
+    """Return each person's mean gain in one arm, so that two runs on the same people can be compared in pairs."""
+    groups = group([score for score in scores if score.arm == arm], lambda one: (one.best_of, one.k, one.person))
+    return [
+        {"best_of": best_of, "k": k, "person": person, "gain": float(np.mean([one.gain for one in members]))}
+        for (best_of, k, person), members in groups.items()
+    ]
+
+
 def render(findings: Sequence[Finding]) -> str:
     """Render a table."""
     heads = f"{'gain':>8}{'95 % interval':>18}{'harmed':>8}{'wins':>7}{'tokens':>8}{'oracle':>8}"

@@ -75,6 +75,8 @@ class Experiment:
     plain: dict[str, list[Served]] = field(default_factory=dict)  # prompt id -> plain answers
     scores: list[Score] = field(default_factory=list)
     served: dict[tuple[str, str], str] = field(default_factory=dict)  # (person, prompt) -> the last step's answer
+    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)  # (best_of, k) -> of every answer
+    versions: set[str] = field(default_factory=set)  # of the artifacts that personal answers named
     meter: Meter = field(init=False)
     subjects: list[Subject] = field(default_factory=list)
 
@@ -98,6 +100,12 @@ class Experiment:
             await self.client.forget(subject.person.id)
         return self.scores
 
+    async def teach(self) -> None:
+        """Let people say what they think, and leave it at that: nobody is served, and nobody forgotten."""
+        await self._gather_plain()
+        self._draw_subjects()
+        await self._give_feedback(0, max(self.plan.steps))
+
     @property
     def num_answers(self) -> int:
         """How many answers will be asked for."""
@@ -107,7 +115,7 @@ class Experiment:
         return plain + served * (len(plan.best_of) * len(plan.steps) + sum(k > 0 for k in plan.steps))
 
     async def _gather_plain(self) -> None:
-        prompts = [*self.feedback_prompts, *self.evaluation_prompts]
+        prompts = [one for one in (*self.feedback_prompts, *self.evaluation_prompts) if one.id not in self.plain]
         asked = [
             Asked(prompt.text, plain_seed(self.plan.seed, prompt, i))
             for prompt in prompts
@@ -168,6 +176,8 @@ class Experiment:
 
     async def _serve(self, k: int, best_of: int) -> None:
         served = await self._ask_for_everyone(best_of, lambda subject: None, is_personal=True)
+        self.seconds[best_of, k] = [answer.seconds for answer in served.values()]
+        self.versions |= {answer.report["artifact"] for answer in served.values() if answer.report.get("artifact")}
         for (subject, prompt), answer in served.items():
             number = self._plain_number(subject, prompt)
             base = self.plain[prompt.id][number]

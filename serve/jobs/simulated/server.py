@@ -41,8 +41,8 @@ def own_server(config: Config) -> Iterator[str]:
 
 
 @contextmanager
-def started(config: Config) -> Iterator[Started]:
-    """Start a server with this configuration, another port and an empty store; end it afterwards.
+def started(config: Config, store_url: str | None = None) -> Iterator[Started]:
+    """Start a server with this configuration, another port and an empty store (or the one given); end it afterwards.
 
     Raises:
         EngineUnavailable: it does not start; its last words are in the message.
@@ -52,7 +52,7 @@ def started(config: Config) -> Iterator[Started]:
         folder = Path(name)
         tree = config.model_dump(mode="json", exclude_unset=True)
         tree.setdefault("http", {}).update(host="127.0.0.1", port=port)
-        tree.setdefault("store", {})["url"] = f"sqlite://{folder}/palate.db"
+        tree.setdefault("store", {})["url"] = store_url or f"sqlite://{folder}/palate.db"
         (folder / "config.yaml").write_text(yaml.safe_dump(tree))
         command = [sys.executable, "-m", "serve", "serve", "--config", str(folder / "config.yaml")]
         click.echo("starting a server", err=True)

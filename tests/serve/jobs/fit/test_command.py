@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from router.laplace import Mode
-from router.population import Task
+from router.laplace import gaussian
+from router.likelihood import empty_evidence
+from router.population import Believed, Task, believe
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load, save
 from serve.cli import palate
 from serve.home import Home
 from serve.jobs.fit.command import GATHERED, _work_folder
 from serve.jobs.fit.fitting import RefitConfig
-from serve.jobs.fit.workers import CHUNK, counted
+from serve.jobs.fit.workers import counted, ray_workers
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.jobs.fit.cases import PARENT, fill
 from user_store.sqlite_store import open_sqlite
@@ -99,21 +100,32 @@ def test_what_was_gathered_long_ago_is_gathered_again(tmp_path: Path, options: l
     assert _work_folder(Home(tmp_path), "a1", url, 100, config) != folder
 
 
+def tasks_of(sizes: list[int]) -> list[Task]:
+    """Blocks of people who said nothing, told apart by where their searches start."""
+    factor = gaussian(np.zeros((1, 2)), np.eye(2)[None])
+    silent = empty_evidence(2)
+    return [
+        Task([silent] * size, factor, np.zeros(1), 0.0, np.full((size, 1, 2), number))
+        for number, size in enumerate(sizes)
+    ]
+
+
+def starts_of(task: Task) -> Believed:
+    return Believed(np.zeros((len(task.people), 1)), task.starts, np.zeros((1, 2, 2)))
+
+
 def test_progress_counts_people_in_order() -> None:
     seen: list[int] = []
-    tasks = list(range(CHUNK + 3))
-    mapped = counted(map, seen.append)(lambda task: task, tasks)  # type: ignore[arg-type, return-value]
-    assert [int(str(mode)) for mode in mapped] == tasks
-    assert seen == [CHUNK, 3]
+    found = list(counted(map, seen.append)(starts_of, tasks_of([250, 3])))
+    assert [float(one.means[0, 0, 0]) for one in found] == [0.0, 1.0]
+    assert seen == [250, 3]
 
 
 @pytest.mark.slow
 def test_ray_workers_find_what_one_process_finds() -> None:
-    from serve.jobs.fit.workers import ray_workers
-
-    def double(task: Task) -> Mode:
-        return 2 * task  # type: ignore[operator, return-value]
-
-    tasks = [np.float64(i) for i in range(2 * CHUNK + 1)]
+    tasks = tasks_of([250, 250, 1])
     with ray_workers(None, 2) as map_people:
-        assert list(map_people(double, tasks)) == [2 * task for task in tasks]  # type: ignore[arg-type]
+        for there, here in zip(map_people(believe, tasks), map(believe, tasks), strict=True):
+            np.testing.assert_array_equal(there.joint, here.joint)
+            np.testing.assert_array_equal(there.means, here.means)
+            np.testing.assert_array_equal(there.doubt, here.doubt)

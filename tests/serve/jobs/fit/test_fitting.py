@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.feedback import FeedbackTable, tabulate
+from router.feedback import FeedbackTable
+from router.tabulation import tabulate
 from router.types import Array
 from serve.errors import ConfigurationError
 from serve.jobs.fit.fitting import Refit, RefitConfig, drawn_to, refit

@@ -21,6 +21,7 @@ from serve.jobs.release.command import NOT_BETTER
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.artifacts_for_tests import make_artifact
 from tests.serve.jobs.fit.cases import PARENT, fill, knowing
+from tests.serve.jobs.release.test_served import report
 from user_store.sqlite_store import open_sqlite
 
 NUM_PEOPLE = 110
@@ -120,3 +121,22 @@ def test_there_must_be_something_else_to_compare_with(registry: Registry, store_
     registry.publish("knowing")
     with pytest.raises(ConfigurationError, match="knowing serves already"):
         run("evaluate", "release", "knowing", "--url", store_url)
+
+
+def test_what_simulated_people_are_served_counts_too(registry: Registry, store_url: str, tmp_path: Path) -> None:
+    registry.publish("a1")
+    paths = [str(tmp_path / name) for name in ("knowing.json", "a1.json")]
+    options = ["--url", store_url, "--simulated", paths[0], "--simulated-base", paths[1]]
+    Path(paths[1]).write_text(json.dumps(report("a1", [0.5, 0.6, 0.7])))
+    Path(paths[0]).write_text(json.dumps(report("knowing", [0.6, 0.7, 0.9])))
+    code, output = run("evaluate", "release", "knowing", *options)
+    assert code == 0
+    assert "3 simulated people after 3 pieces of feedback, best of 4" in output
+    Path(paths[0]).write_text(json.dumps(report("knowing", [0.1, 0.2, 0.3])))
+    code, output = run("evaluate", "release", "knowing", *options, "--json")
+    ruling = json.loads(output)
+    assert (code, ruling["is_passed"]) == (NOT_BETTER, False)
+    assert "simulated people are served worse" in ruling["reasons"][0]
+    assert ruling["metrics"]["simulated"]["num_people"] == 3
+    code, _ = run("evaluate", "release", "knowing", *options[:4])
+    assert code == 2

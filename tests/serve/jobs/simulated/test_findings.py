@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from serve.jobs.simulated.findings import Score, find, render, summarise
+from serve.jobs.simulated.findings import Score, by_person, find, render, summarise
 from serve.jobs.simulated.plot import draw
 
 
@@ -32,6 +32,14 @@ def test_harmed_is_below_the_base_beyond_their_own_interval() -> None:
     surely, perhaps, fine = [-1.0, -1.1, -0.9], [-1.0, 1.0, -0.5], [1.0, 1.1, 0.9]
     assert find(scores("palate", {"a": surely, "b": perhaps, "c": fine})).harmed == pytest.approx(1 / 3)
     assert find(scores("palate", {"a": [-5.0]})).harmed == 0.0  # one answer has no interval
+
+
+def test_people_can_be_paired_with_those_of_another_run() -> None:
+    rows = [*scores("palate", {"a": [1.0, 3.0], "b": [0.0, 1.0]}, k=3), *scores("base", {"a": [9.0]}, k=0)]
+    assert by_person(rows, "palate") == [
+        {"best_of": 8, "k": 3, "person": "a", "gain": 2.0},
+        {"best_of": 8, "k": 3, "person": "b", "gain": 0.5},
+    ]
 
 
 def test_a_table_and_a_plot_of_everything(tmp_path: Path) -> None:

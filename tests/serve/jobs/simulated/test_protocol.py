@@ -125,6 +125,18 @@ async def test_every_arm_is_measured_at_every_step() -> None:
     assert counts["base"] == PLAN.num_people * PLAN.prompts_per_person
 
 
+async def test_people_can_teach_without_being_served_or_forgotten() -> None:
+    server = MadeUpServer()
+    prompts = [Prompt(f"p{i}", f"Prompt {i}") for i in range(8)]
+    plan = replace(PLAN, steps=(5,), prompts_per_person=0)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://made-up") as http:
+        experiment = Experiment(Client(http, "model", 40, 0.8, 4), plan, prompts, [], None, lambda _: None)
+        await experiment.teach()
+    assert [len(choices) for choices in server.choices.values()] == [5] * PLAN.num_people
+    assert not server.deleted
+    assert not experiment.scores
+
+
 async def test_questions_of_the_server_can_be_the_feedback() -> None:
     server = MadeUpServer()
     _, findings = await run(server, replace(PLAN, feedback="questions"), with_embedder=False)
