@@ -1,6 +1,6 @@
 """Direct preference optimization of a LoRA, with correction for labels given the wrong way round.
 
-Loss of a pair (DPO, Rafailov et al. 2023, eq. 7; robust DPO, Chowdhury et al. 2024, eq. 12), with margin
+Loss of a pair (DPO, Rafailov et al. 2023, eq. 7; robust DPO, Chowdhury et al. 2024), with margin
 h = β·[log π(y⁺)/π₀(y⁺) − log π(y⁻)/π₀(y⁻)] summed over tokens and flip rate ε:
 ((1 − ε)·(−log σ(h)) − ε·(−log σ(−h))) / (1 − 2ε), which over flipped labels has the expectation of the clean loss.
 Torch and PEFT alone. Knows nothing of people, prototypes or artifacts.
@@ -171,7 +171,10 @@ def answer_logprobs(model: Any, prompt: tuple[int, ...], answers: Sequence[tuple
         whole = torch.tensor([*prompt, *answer], device=device)
         ids[row, : len(whole)] = whole
         mask[row, : len(whole)] = 1
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1, use_cache=False).logits[:, :-1]
+    # Each token is foretold one place before it. Places rather than a number of them: a slice would not be contiguous,
+    # and the product with the vocabulary would copy that for each answer.
+    places = torch.arange(len(prompt) - 1, ids.shape[1] - 1, device=device)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=places, use_cache=False).logits  # (n, T, V)
     targets = ids[:, len(prompt) :]  # (n, T)
     said = logits.float().log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
     total: torch.Tensor = (said * mask[:, len(prompt) :]).sum(dim=1)

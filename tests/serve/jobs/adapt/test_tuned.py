@@ -87,3 +87,28 @@ def test_a_model_without_a_chat_template_is_refused(folder: Path, tmp_path: Path
     (copied / "tokenizer_config.json").write_text(json.dumps(described))
     with pytest.raises(ConfigurationError, match="no chat template"):
         load_model(str(copied), "cpu")
+
+
+def test_vllms_loader_takes_what_is_written(folder: Path, tmp_path: Path) -> None:
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.peft_helper import PEFTHelper
+
+    model, _ = load_model(str(folder), "cpu")
+    tuned = add_adapter(model, (2, 3), TRAINING)
+    train(tuned, pairs(), replace(TRAINING, steps=2), Forgetful(), lambda _: None)
+    save_adapter(tuned, tmp_path / "adapter", "tiny")
+    helper = PEFTHelper.from_local_dir(str(tmp_path / "adapter"), None)
+    assert helper._validate_features() == []
+    maps = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    loaded = LoRAModel.from_local_checkpoint(
+        str(tmp_path / "adapter"), maps, helper, lora_model_id=1, device="cpu", dtype=torch.float32
+    )
+    assert set(loaded.loras) == {
+        f"model.layers.{layer}.{'self_attn' if name in {'q_proj', 'k_proj', 'v_proj', 'o_proj'} else 'mlp'}.{name}"
+        for layer in (2, 3)
+        for name in maps
+    }
+    for name, lora in loaded.loras.items():
+        module = tuned.base_model.model.get_submodule(name)
+        expected = module.get_delta_weight("default")
+        assert torch.allclose(lora.lora_b @ lora.lora_a * lora.scaling, expected, atol=1e-6)
