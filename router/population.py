@@ -29,8 +29,9 @@ SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
-SCALE_STRETCHES = (1 / 1.3, 1.3, 1.7)  # of rewards, tried with the flip rate as it is
-FLIP_STRETCHES = (1.0, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
+MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
+SCALE_STRETCHES = (1 / 1.3, 1.3)  # of rewards, tried with the flip rate as it is
+FLIP_STRETCHES = (1.0, 1.15, 1.3)  # of rewards, tried with one step up the flip rates (and inversely down)
 
 
 class Keep(Protocol):
@@ -296,9 +297,10 @@ def m_step(prior: Prior, believed: Believed) -> Prior:
 def fit_flip_rate(
     people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
 ) -> Prior:
-    """Return the prior with the neighbouring flip rate of highest evidence over (a spread sample of) the people.
+    """Climb to the flip rate and the scale of rewards of highest evidence over (a spread sample of) the people.
 
-    A higher rate is also tried with larger rewards: the fit without it has shrunk them.
+    Flips and small rewards explain the same labels, so that neither is found without the other; and EM alone finds
+    the scale only slowly. A step goes to a neighbouring rate, with rewards to match, or to another scale.
     """
     every = max(1, len(people) // FLIP_SAMPLE)
     sample, origins = [people[index] for index in range(0, len(people), every)], starts[::every]
@@ -306,13 +308,19 @@ def fit_flip_rate(
     def total(candidate: Prior) -> float:
         return float(logsumexp(e_step(sample, candidate, origins, map_people).joint, axis=1).sum())
 
-    higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
-    lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
-    candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
-    candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
-    # At the same rate too: EM finds the scale of rewards only slowly.
-    candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
-    return max([prior, *candidates], key=total)
+    reached = total(prior)
+    for _ in range(MAX_FLIP_STEPS):
+        higher = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
+        lower = [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
+        candidates = [prior.stretched(stretch, rate) for rate in higher for stretch in FLIP_STRETCHES]
+        candidates += [prior.stretched(1.0 / stretch, rate) for rate in lower for stretch in FLIP_STRETCHES]
+        candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
+        totals = [total(candidate) for candidate in candidates]
+        best = int(np.argmax(totals))
+        if totals[best] <= reached:
+            break
+        prior, reached = candidates[best], totals[best]
+    return prior
 
 
 def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:

@@ -58,6 +58,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "adapt": ("serve.jobs.adapt.command:adapt", "Adapters for prototypes, judged before they may serve."),
         "import": ("serve.jobs.importing.command:import_command", "Judgements collected elsewhere, as people."),
         "fit": ("serve.jobs.fit.command:fit", "A new artifact from the feedback collected so far."),
         "metrics": ("serve.jobs.metrics:metrics", "A node's metrics for Prometheus, and what they mean."),
@@ -221,6 +222,7 @@ palate.add_command(
             "chain": ("serve.jobs.chain.command:chain", "From a fresh install to a published version, and its worth."),
             "release": ("serve.jobs.release.command:release", "A candidate against the version in service."),
             "few-shot": ("serve.jobs.few_shot.command:few_shot", "Palate and its peers on people's judgements."),
+            "questions": ("serve.jobs.few_shot.questions:questions", "Active questions against random ones."),
         },
     )
 )

@@ -38,7 +38,7 @@ class Artifact:
     response: Array  # (D, D): Cov(φ, φ) over plain answers
     audit: dict[str, bool] = field(default_factory=dict)  # named direction -> may steer; absent: it may
     max_dose: float = 0.2
-    adapters: tuple[str | None, ...] = ()  # (K,) name of each prototype's adapter; empty: none
+    adapters: tuple[str | None, ...] = ()  # (K,) folder of each prototype's adapter; empty: none
     instructions: tuple[str, ...] = ()  # shared style sentences
     instruction_effects: Array | None = None  # (I, D)
     questions: tuple[Question, ...] = ()  # opening questions first

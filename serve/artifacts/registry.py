@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from serve.artifacts.adapters import servable
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.experiments import EXPERIMENTS, Experiment, read_experiments, write_experiments
 from serve.artifacts.rulings import fingerprint, read_ruling
@@ -75,15 +76,28 @@ def find_experiment(config: Config, home: Home) -> tuple[Experiment, Artifact] |
     name = config.model.name if config.engine.kind == "scripted" else config.model.base_name
     registry = Registry(home)
     experiment = registry.experiment(name)
-    return None if experiment is None else (experiment, load(registry.entry(experiment.candidate).folder))
+    if experiment is None:
+        return None
+    return experiment, _for_engines(load(registry.entry(experiment.candidate).folder), config)
 
 
 def find_artifact(config: Config, home: Home) -> Artifact | None:
     """Find what the configuration says serves: a folder, the scripted engine's own, or the one in service.
 
+    Adapters that the configured engines do not take are left out.
+
     Raises:
         ConfigurationError: it is damaged, or belongs to another model.
     """
+    artifact = _configured(config, home)
+    return None if artifact is None else _for_engines(artifact, config)
+
+
+def _for_engines(artifact: Artifact, config: Config) -> Artifact:
+    return servable(artifact, config.engine.max_loras, config.engine.max_lora_rank)
+
+
+def _configured(config: Config, home: Home) -> Artifact | None:
     personalization, model_name = config.personalization, config.model.base_name
     if not personalization.enabled:
         return None

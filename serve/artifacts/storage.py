@@ -1,7 +1,8 @@
 """Artifact folders: written aside and renamed, read back only when every file is what the manifest says.
 
-A folder holds `manifest.json`, `population.json` with `population.safetensors`, the feature space, and `questions.json`
-with `questions.safetensors`: JSON and safetensors only, nothing that could run. Knows no engines, stores or services.
+A folder holds `manifest.json`, `population.json` with `population.safetensors`, the feature space, `questions.json`
+with `questions.safetensors`, and a folder for each adapter: JSON and safetensors only, nothing that could run. Knows
+no engines, stores or services.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from router.types import Population
+from serve.artifacts import adapters
 from serve.artifacts.artifact import Artifact, Question
 from serve.engines.feature_space import FeatureSpace
 from serve.errors import ConfigurationError
@@ -45,12 +48,15 @@ class Manifest:
     format: int = FORMAT
 
 
-def version_of(population: Population, name: str) -> str:
-    """Name a version after its contents: two populations never share one."""
+def version_of(population: Population, name: str, adapter_folders: Sequence[str | None] = ()) -> str:
+    """Name a version after its contents: two populations, or one with other adapters, never share one."""
     digest = hashlib.sha256()
     for array in (population.basis, population.center, population.scale, population.means, population.covariances):
         digest.update(np.ascontiguousarray(array, "<f8").tobytes())
     digest.update(json.dumps([population.flip_rate, population.tempering, *population.attribute_names]).encode())
+    for number, folder in enumerate(adapter_folders):
+        if folder is not None:
+            digest.update(f"{number}:{adapters.digest_of(Path(folder))}".encode())
     return f"{name}-{digest.hexdigest()[:10]}"
 
 
@@ -71,12 +77,15 @@ def save(artifact: Artifact, manifest: Manifest, parent: Path) -> Path:
     aside.mkdir()
     try:
         _write(artifact, aside)
-        files = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        files = {path.relative_to(aside).as_posix(): _fingerprint(path) for path in _files(aside)}
         described = asdict(manifest) | {"files": files, "parents": list(manifest.parents)}
         (aside / MANIFEST).write_text(json.dumps(described, indent=1) + "\n")
-        for path in aside.iterdir():
+        for path in _files(aside):
             path.chmod(0o644)
             sync(path)
+        for path in aside.iterdir():
+            if path.is_dir():
+                sync(path)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -93,7 +102,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if not _is_inside(name) or not path.is_file():
             raise ConfigurationError(f"The artifact in {folder} lacks {name}; fetch or publish it again.")
         if _fingerprint(path) != expected:
             raise ConfigurationError(f"{path} is not what the manifest says; the artifact is damaged and not used.")
@@ -130,7 +139,7 @@ def load(folder: Path) -> Artifact:
             response=response,
             audit=described["audit"],
             max_dose=described["max_dose"],
-            adapters=tuple(described["adapters"]),
+            adapters=_read_adapters(folder, manifest, described["adapters"]),
             instructions=tuple(described["instructions"]),
             instruction_effects=effects,
             questions=_read_questions(folder),
@@ -166,7 +175,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "population": described,
         "audit": artifact.audit,
         "max_dose": artifact.max_dose,
-        "adapters": list(artifact.adapters),
+        "adapters": _copy_adapters(artifact, folder),
         "instructions": list(artifact.instructions),
     }
     (folder / f"{POPULATION}.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -190,6 +199,34 @@ def _read_questions(folder: Path) -> tuple[Question, ...]:
         Question(row["prompt"], (row["answers"][0], row["answers"][1]), pair)
         for row, pair in zip(rows, features, strict=True)
     )
+
+
+def _copy_adapters(artifact: Artifact, folder: Path) -> list[str | None]:
+    """Copy the adapters and return their names in the folder."""
+    names: list[str | None] = []
+    for number, source in enumerate(artifact.adapters):
+        names.append(None if source is None else adapters.folder_name(number))
+        if source is not None:
+            adapters.copy(Path(source), folder / adapters.folder_name(number))
+    return names
+
+
+def _read_adapters(folder: Path, manifest: Manifest, names: list[str | None]) -> tuple[str | None, ...]:
+    found = adapters.resolved(folder, names)
+    unlisted = {f"{name}/{file}" for name in names if name for file in adapters.FILES} - manifest.files.keys()
+    if unlisted:
+        raise ConfigurationError(f"{folder} holds {', '.join(sorted(unlisted))}, which its manifest does not list.")
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a manifest's file lies in the artifact's folder, or in a folder of that."""
+    parts = PurePosixPath(name).parts
+    return 1 <= len(parts) <= 2 and not {"..", "/"} & set(parts)
 
 
 def _contiguous(array: Any, kind: type[np.floating[Any]]) -> Any:

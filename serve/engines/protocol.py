@@ -70,7 +70,7 @@ class EngineArm:
 
     coeffs: tuple[float, ...] = ()  # (P,) of the feature space's directions
     dose: float = 0.0  # length of the added vector relative to each token's residual norm
-    adapter: str | None = None  # name among the engine's adapters
+    adapter: str | None = None  # folder of a LoRA, in PEFT's layout
     instruction: str | None = None  # put before the conversation as a system message
 
 

@@ -154,6 +154,11 @@ class SequenceStates:
         divisor = torch.tensor(counts, dtype=torch.float32, device=self._bank.device).clamp(min=1)
         return ids, counts, torch.stack(sums) / divisor[:, None, None]
 
+    def is_at_mark(self, sequence_id: str) -> bool:
+        """Whether a sequence in flight has just as many states as one of its marks."""
+        sequence = self._live[sequence_id]
+        return sequence.count in sequence.request.marks
+
     def assign(self, batch: Sequence[ScheduledTokens]) -> IntArray | None:
         """Give each token of a step its row for steering and its row for summing, (2, T), and count it.
 

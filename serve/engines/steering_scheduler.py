@@ -4,6 +4,7 @@ vLLM hashes a block by its tokens alone, so a steered answer would be read by wh
 Here every block that completes after the prompt of a steered request is hashed with the request's id: nobody else can
 look it up, the request itself still finds it after a preemption, and blocks of prompts are shared as before.
 `engine_settings` names it as `scheduler_cls`; the worker refuses to steer without it while prefix caching is on.
+It also hands on what states a step's output carries.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from serve.engines.steering_request import may_be_steered
+from serve.engines.worker_messages import SENT
 
 BlockHasher = Callable[[Any], list[bytes]]
 
 
-class _PrivateSteeredBlocks:
-    """Salt the hasher of each steered request as it enters."""
+class _Steering:
+    """Salt the hasher of each steered request as it enters, and pass states on."""
 
     def add_request(self, request: Any) -> None:
         """Enter a request; its prompt's blocks are hashed already, with the plain hasher."""
@@ -30,12 +32,24 @@ class _PrivateSteeredBlocks:
             request._block_hasher = salted(request._block_hasher, request.request_id)
         super().add_request(request)  # type: ignore[misc]
 
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """Take a step's tokens; its states travel in the one free-form field that reaches the caller."""
+        outputs = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+        sent = getattr(model_runner_output, SENT, None)
+        if sent:
+            for client in outputs.values():
+                for output in client.outputs:
+                    if output.request_id in sent:
+                        others = output.kv_transfer_params or {}
+                        output.kv_transfer_params = {**others, SENT: sent[output.request_id]}
+        return outputs
 
-class SteeringScheduler(_PrivateSteeredBlocks, Scheduler):  # type: ignore[misc]
+
+class SteeringScheduler(_Steering, Scheduler):  # type: ignore[misc]
     """The scheduler where steps are synchronous (CPU)."""
 
 
-class AsyncSteeringScheduler(_PrivateSteeredBlocks, AsyncScheduler):  # type: ignore[misc]
+class AsyncSteeringScheduler(_Steering, AsyncScheduler):  # type: ignore[misc]
     """The scheduler where steps overlap (GPU)."""
 
 

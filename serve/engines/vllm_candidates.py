@@ -18,7 +18,7 @@ import numpy as np
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import ARM_FAILED, Delta, EngineArm, Features, Output
 from serve.engines.steering_request import SteeringRequest
-from serve.engines.worker_messages import States
+from serve.engines.worker_messages import SENT, Reading, States
 from serve.errors import PalateError
 
 Translation = Callable[[], AbstractContextManager[None]]
@@ -52,6 +52,8 @@ class VllmCandidateRun:
         self._translation = translation
         self._queue: asyncio.Queue[Output | _Ended] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self._readings: list[dict[int, Reading]] = [{} for _ in arms]  # by count, as they came with the steps
+        self._settled: set[int] = set()  # arms whose last reading is the last one there will be
 
     async def outputs(self) -> AsyncIterator[Output]:
         """Yield steps of all arms together; see the protocol."""
@@ -75,12 +77,16 @@ class VllmCandidateRun:
                 yield Output(num_prompt_tokens, max((step.num_cached_tokens for step in steps), default=0), deltas)
 
     async def features(self, arms: Sequence[int], mark: int | None = None) -> Features:
-        """Read the arms' features; see the protocol."""
+        """Give the arms' features, as they came with their tokens or else by asking; see the protocol."""
+        readings = [self._reading(arm, mark) for arm in arms]
+        if all(reading is not None for reading in readings):
+            return joined_readings(readings, self._space)
         with self._translation():
             return await read_features(self._llm, [self._arms[arm].id for arm in arms], self._space, mark)
 
     async def abort(self, arms: Sequence[int]) -> None:
         """Stop some arms."""
+        self._settled.update(arms)
         for arm in arms:
             self._tasks[arm].cancel()
         await asyncio.gather(*(self._tasks[arm] for arm in arms), return_exceptions=True)
@@ -88,8 +94,7 @@ class VllmCandidateRun:
     async def close(self) -> None:
         """Abort what still runs and forget the states."""
         await self.abort(range(len(self._tasks)))
-        with contextlib.suppress(PalateError), self._translation():
-            await self._llm.collective_rpc("free_states", args=([arm.id for arm in self._arms],))
+        await forget_states(self._llm, [arm.id for arm in self._arms])
 
     async def _run(self, index: int) -> None:
         arm, error = self._arms[index], None
@@ -97,6 +102,10 @@ class VllmCandidateRun:
             with self._translation():
                 async for step in self._llm.generate(arm.engine_input, arm.params, arm.id, lora_request=arm.lora):
                     deltas = [arm.to_delta(completion) for completion in step.outputs]
+                    if (reading := reading_of(step)) is not None:
+                        self._readings[index][reading.count] = reading
+                        if step.finished:  # not so behind a stop string, which vLLM finds too late for the worker
+                            self._settled.add(index)
                     self._queue.put_nowait(
                         Output(len(step.prompt_token_ids or ()), step.num_cached_tokens or 0, deltas)
                     )
@@ -105,10 +114,31 @@ class VllmCandidateRun:
         finally:
             self._queue.put_nowait(_Ended(index, error))
 
+    def _reading(self, arm: int, mark: int | None) -> Reading | None:
+        """Return what an arm's features are at a mark, or at last, if that came with its steps."""
+        readings = self._readings[arm]
+        if mark is not None and mark in readings:
+            return readings[mark]
+        return readings[max(readings)] if readings and arm in self._settled else None
+
 
 def arm_arguments(arm: EngineArm, marks: tuple[int, ...]) -> dict[str, Any]:
     """Give the sampling parameters' `extra_args` of an arm."""
     return SteeringRequest(arm.coeffs, arm.dose, pool=True, marks=marks).to_extra_args()
+
+
+def reading_of(step: Any) -> Reading | None:
+    """Return the states that came with one step of vLLM's."""
+    message = (step.kv_transfer_params or {}).get(SENT)
+    return None if message is None else Reading.from_message(message)
+
+
+def joined_readings(readings: Sequence[Reading | None], space: FeatureSpace) -> Features:
+    """Put sequences' readings together; of an empty sequence there is none."""
+    nothing = np.full(space.num_features, np.nan, dtype=np.float32)
+    version = next((reading.version for reading in readings if reading is not None), space.id)
+    rows = [nothing if reading is None or not reading.count else reading.values for reading in readings]
+    return Features(version, tuple(reading.count if reading else 0 for reading in readings), np.stack(rows))
 
 
 async def read_features(llm: Any, ids: Sequence[str], space: FeatureSpace, mark: int | None = None) -> Features:
@@ -119,3 +149,9 @@ async def read_features(llm: Any, ids: Sequence[str], space: FeatureSpace, mark:
     counts = tuple(states.counts.get(id_, 0) for id_ in ids)
     rows = [states.values[id_] if count else nothing for id_, count in zip(ids, counts, strict=True)]
     return Features(states.version, counts, np.stack(rows))
+
+
+async def forget_states(llm: Any, ids: Sequence[str]) -> None:
+    """Free the states of sequences; an engine that is gone has none."""
+    with contextlib.suppress(Exception):
+        await llm.collective_rpc("free_states", args=(list(ids),))

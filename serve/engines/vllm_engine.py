@@ -38,8 +38,16 @@ from serve.engines.protocol import (
     TopLogprob,
 )
 from serve.engines.steering_request import SteeringRequest
-from serve.engines.vllm_candidates import PreparedArm, VllmCandidateRun, arm_arguments, read_features
-from serve.engines.worker_messages import engine_settings
+from serve.engines.vllm_candidates import (
+    PreparedArm,
+    VllmCandidateRun,
+    arm_arguments,
+    forget_states,
+    joined_readings,
+    read_features,
+    reading_of,
+)
+from serve.engines.worker_messages import Reading, engine_settings
 from serve.errors import (
     ConfigurationError,
     ContextLengthExceeded,
@@ -74,6 +82,7 @@ class VllmEngine:
         self._llm: Any = None
         self._renderer: Any = None
         self._model: ModelInfo | None = None
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     @property
     def model(self) -> ModelInfo:
@@ -215,16 +224,19 @@ class VllmEngine:
                         len(prompt_ids) + len(answer), self.model.max_model_len, "candidates"
                     )
             try:
-                await asyncio.gather(
+                readings = await asyncio.gather(
                     *(
                         self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
                         for id_, answer in zip(ids, answers, strict=True)
                         if answer
                     )
                 )
-                return await read_features(self._llm, ids, space)
+                if any(reading is None for reading in readings):
+                    return await read_features(self._llm, ids, space)
+                arrived = iter(readings)
+                return joined_readings([next(arrived) if answer else None for answer in answers], space)
             finally:
-                await self._llm.collective_rpc("free_states", args=(ids,))
+                self._forget_states(ids)
 
     async def check_health(self) -> None:
         """Raise EngineUnavailable if vLLM's process is gone."""
@@ -236,6 +248,8 @@ class VllmEngine:
     async def shutdown(self) -> None:
         """End vLLM's process."""
         llm, self._llm = self._llm, None
+        for task in self._forgetting:
+            task.cancel()
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
 
@@ -285,9 +299,17 @@ class VllmEngine:
             raise InvalidRequest("This server's engine has no feature space for its model: answers are not measured.")
         return self._space
 
-    async def _read_through(self, prompt: Any, params: Any, request_id: str) -> None:
-        async for _ in self._llm.generate(prompt, params.clone(), request_id):
-            pass
+    async def _read_through(self, prompt: Any, params: Any, request_id: str) -> Reading | None:
+        reading = None
+        async for step in self._llm.generate(prompt, params.clone(), request_id):
+            reading = reading_of(step) or reading
+        return reading
+
+    def _forget_states(self, ids: list[str]) -> None:
+        """Free states without waiting for the running step."""
+        task = asyncio.create_task(forget_states(self._llm, ids))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
 
     def _prepared_arm(
         self, request: GenerationRequest, prepared: _Prepared, index: int, arm: EngineArm, has_called: list[bool]
@@ -303,7 +325,8 @@ class VllmEngine:
             delta = self._delta(request, own, completion, index, has_called)
             return msgspec.structs.replace(delta, token_ids=list(completion.token_ids))
 
-        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, _lora(arm.adapter), to_delta)
+        lora = lora_request(arm.adapter)
+        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, lora, to_delta)
 
     def _check_tools(self, chat: ChatInput) -> None:
         """Calls that the model may choose are found in its text, by the model's own parser."""
@@ -384,7 +407,7 @@ def instructed(request: GenerationRequest, instruction: str | None) -> Generatio
     return msgspec.structs.replace(request, chat=msgspec.structs.replace(request.chat, messages=messages))
 
 
-def _lora(adapter: str | None) -> Any:
+def lora_request(adapter: str | None) -> Any:
     """Name an adapter's folder to vLLM; its id is a hash, so that every replica agrees on it."""
     if adapter is None:
         return None

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from vllm import envs
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from serve.engines.sequence_states import IntArray, ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import Tap, attach, decoder_layers
-from serve.engines.worker_messages import SCHEDULER, States, WorkerConfig
+from serve.engines.worker_messages import SCHEDULER, SENT, Reading, States, WorkerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,6 +191,38 @@ class Steerer:
             raise ValueError(f"There are {directions.shape[1]} directions, not {len(request.coeffs)}.")
         return directions @ torch.tensor(request.coeffs, device=directions.device)
 
+    def sample(self, sample_tokens: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Sample a step's tokens; the states that are due now leave with them, so that nobody waits for a step to ask.
+
+        Where steps overlap (GPU) the tokens are not known yet, and states are asked for by `read_states`.
+        """
+        output = sample_tokens(*args, **kwargs)
+        if isinstance(output, ModelRunnerOutput) and self.states.num_live:
+            due = [
+                (request_id, sequence_id)
+                for request_id, tokens in zip(output.req_ids, output.sampled_token_ids, strict=False)
+                if tokens and (sequence_id := self.known.get(request_id)) and self._is_due(request_id, tokens[-1])
+            ]
+            if due:
+                states = self.read_states([sequence_id for _, sequence_id in due])
+                readings = {
+                    request_id: Reading(states.version, states.counts[sequence_id], states.values[sequence_id])
+                    for request_id, sequence_id in due
+                    if sequence_id in states.counts
+                }
+                setattr(output, SENT, {key: reading.to_message() for key, reading in readings.items()})
+        return output
+
+    def _is_due(self, request_id: str, token_id: int) -> bool:
+        """Whether a sequence ends with this token, as far as is known here, or has reached one of its marks."""
+        request = self.runner.requests[request_id]
+        params = request.sampling_params
+        return (
+            len(request.output_token_ids) >= (params.max_tokens or 0)
+            or token_id in params.all_stop_token_ids
+            or self.states.is_at_mark(self.known[request_id])
+        )
+
     def end(self, request_id: str) -> None:
         """Let go of a request that finished or was aborted."""
         sequence_id = self.known.pop(request_id, "")
@@ -255,6 +288,7 @@ def _wrap_load_model(load_model: Callable[..., None]) -> Callable[..., None]:
             steerer = _build_steerer(runner)
             worker._palate_steerer = steerer  # type: ignore[attr-defined]
             runner._model_forward = functools.partial(steerer.forward, runner._model_forward)
+            runner.sample_tokens = functools.partial(steerer.sample, runner.sample_tokens)
             runner._on_request_state_removed = lambda request_id, _state: steerer.end(request_id)
 
     return load_then_tap

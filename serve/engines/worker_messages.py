@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 EXTENSION = "serve.engines.worker_extension.PalateWorkerExtension"
 SCHEDULER = "serve.engines.steering_scheduler.build_scheduler"
+SENT = "palate_states"  # what a worker's step output carries them under, and the step's message to its caller
 FloatArray = NDArray[np.float32]
 
 
@@ -155,3 +156,21 @@ class States:
         return cls(
             message["version"], dict(zip(ids, counts, strict=True)), dict(zip(ids, values, strict=True)) if ids else {}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One sequence's states as they were when the step that carries them ended."""
+
+    version: str
+    count: int  # generated tokens behind the mean
+    values: FloatArray  # (D,) features with a projection, else (L, H)
+
+    def to_message(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {"version": self.version, "count": self.count, "values": pack(self.values)}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Reading:
+        """Read what `to_message` wrote."""
+        return cls(message["version"], message["count"], unpack(message["values"]))

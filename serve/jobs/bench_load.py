@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import httpx
 
 from serve import config as configuration
 from serve.jobs.load.memory import watched
+from serve.jobs.load.progress import repeated, replaced
 from serve.jobs.load.report import Run, draw, render, summarise
 from serve.jobs.load.traffic import TIMEOUT_S, Mix, Traffic
 from serve.jobs.simulated.server import Started, started
 
 MOST_READINGS_S = 5.0  # between two readings of the memory
+PROGRESS_S = 60.0  # between two writings of the figures so far
 
 
 @click.command()
@@ -46,7 +49,7 @@ MOST_READINGS_S = 5.0  # between two readings of the memory
 @click.option("--max-tokens", default=32, show_default=True, type=click.IntRange(1, 4_096), help="Tokens an answer.")
 @click.option("--prompt", default=Mix().prompt, show_default=True, help="`{number}` makes each one different.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Figures, each minute.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG here.")
 def load(
     *,
@@ -74,12 +77,22 @@ def load(
         raise click.BadParameter("must be less than --minutes", param_hint="--warm-up")
     config = configuration.load(config_path)
     mix = Mix(people, personal, streaming, thumbs, max_tokens, prompt)
+
+    def report(run: Run) -> dict[str, Any]:
+        return {**summarise(run), "factor": factor, "mix": asdict(mix)}
+
+    def keep(run: Run) -> None:
+        try:
+            _write(json_path, report(run))
+        except OSError as error:  # the load goes on, and what it finds is shown at its end
+            click.echo(f"the figures so far cannot be written: {error}", err=True)
+
+    pace, times = (rate, factor, step_s), (60.0 * minutes, warm_up_s)
     with nullcontext(Started(url, pid)) if url is not None else started(config) as server:
-        run = asyncio.run(_held(server, config, mix, seed, (rate, factor, step_s), (60.0 * minutes, warm_up_s)))
-    figures = {**summarise(run), "factor": factor, "mix": asdict(mix)}
+        run = asyncio.run(_held(server, config, mix, seed, pace, times, keep))
+    figures = report(run)
     click.echo(render(figures))
-    if json_path is not None:
-        json_path.write_text(json.dumps(figures, indent=1))
+    _write(json_path, figures)
     if plot_path is not None:
         draw(run, plot_path)
     if figures["amiss"]:
@@ -93,6 +106,7 @@ async def _held(
     seed: int,
     pace: tuple[float | None, float, float],  # the sustained rate if known, the factor, seconds a step
     times: tuple[float, float],  # seconds to hold, and of these to warm up
+    keep: Callable[[Run], None],  # hears every minute what was found so far
 ) -> Run:
     """Prepare, find the rate, and hold the load."""
     (sustained, factor, step_s), (seconds, warm_up_s) = pace, times
@@ -110,8 +124,19 @@ async def _held(
         rate = factor * sustained
         click.echo(f"holding {rate:.2f} a second for {seconds / 60:.1f} minutes", err=True)
         async with watched(server.pid, min(MOST_READINGS_S, seconds / 60)) as readings:
-            observations = await traffic.hold(rate, seconds)
-    return Run(sustained, rate, seconds, warm_up_s, observations, readings, _full_house(config))
+            whole = Run(sustained, rate, seconds, warm_up_s, [], readings, _full_house(config))
+
+            def so_far(held_s: float) -> None:
+                keep(replace(whole, seconds=held_s, observations=list(traffic.observations), is_complete=False))
+
+            async with repeated(so_far, PROGRESS_S):
+                observations = await traffic.hold(rate, seconds)
+    return replace(whole, observations=observations)
+
+
+def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        replaced(path, json.dumps(figures, indent=1))
 
 
 def _say_step(concurrency: int, rate: float) -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from router.held_out import GroupReport, choose_tempering, report_groups
+from router.held_out import GroupReport, choose_tempering, halves, report_groups, unpersonalized
 from router.likelihood import concatenate, empty_evidence, encode
 from router.types import Comparison, Evidence, Population
 
@@ -60,3 +60,13 @@ def test_correlated_evidence_is_tempered_and_independent_evidence_is_not() -> No
     assert choose_tempering(broad, repeated, (1.0, 0.15)) == 0.15
     honest = [person(seed % 2, 16, 0.0, 1, seed) for seed in range(40)]
     assert choose_tempering(broad, honest, (1.0, 0.15)) == 1.0
+
+
+def test_without_a_person_every_prototype_speaks_by_its_share() -> None:
+    someone = person(0, 6, 0.0, 1, 7)
+    odd = someone.designs[1::2, :2]
+    expected = -np.log(0.5 / (1 + np.exp(-3 * odd[:, 0])) + 0.5 / (1 + np.exp(-3 * odd[:, 1])))
+    np.testing.assert_allclose(unpersonalized(population(), someone), expected, rtol=1e-6)
+    _, known = halves(population(), someone)
+    assert known.shape == (3,)
+    assert known.mean() < expected.mean()

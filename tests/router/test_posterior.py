@@ -7,6 +7,8 @@ import pytest
 from router import posterior as module
 from router.likelihood import concatenate, encode
 from router.posterior import (
+    FLIP_GRID,
+    FLIP_PRIOR_STRENGTH,
     choice_probability,
     condition,
     forget,
@@ -315,23 +317,33 @@ def test_another_populations_posterior_is_refused() -> None:
         update(replace(population, version="1"), prior(population), pair("e", np.ones(1)))
 
 
-def test_flip_rate_of_a_careless_person_stands_out() -> None:
-    # 300 comparisons by a person of strong taste. The Beta prior of 20 labels pulls hard towards the population's .05,
-    # and a weaker taste explains some of the flips: .2 is found as .135 and .3 as .154, so only the order is asserted,
-    # and that the careful are found careful and the careless at least twice the population's rate.
+def test_a_persons_flip_rate_is_its_posterior_mean() -> None:
+    # 300 comparisons by a person of strong taste; the truth by a sum over 141 x 141 tastes and every rate. The prior,
+    # worth 10 labels at the population's .05, and weaker tastes that explain some of the flips shrink .2 to .154 and .3
+    # to .212: what 300 such labels tell (a prior of 2 labels finds .17 and .24), not an error of approximation.
     population = replace(make_population(0, K=1, D=2), flip_rate=0.05, covariances=4.0 * np.eye(2)[None])
+    axis = np.linspace(-7.0, 7.0, 141)
+    tastes = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_prior = -0.5 * ((tastes - population.means[0]) ** 2).sum(axis=1) / 4.0
     rates = {}
     for true_rate in (0.0, 0.2, 0.3):
         rng = np.random.default_rng(8)
         xs = 2.0 * rng.normal(size=(300, 2))
         kept = (rng.random(300) < 1 / (1 + np.exp(-xs @ np.array([2.0, -1.5])))) ^ (rng.random(300) < true_rate)
-        events = [pair(f"{i}", x if k else -x) for i, (x, k) in enumerate(zip(xs, kept, strict=True))]
+        labelled = np.where(kept[:, None], xs, -xs)
+        events = [pair(f"{i}", x) for i, x in enumerate(labelled)]
         belief = with_flip_rate(population, update_many(population, prior(population), events))
         rates[true_rate] = belief.flip_rate
         assert belief.num_events == 300
-    assert rates[0.0] < rates[0.2] < rates[0.3]
+        chances = 1 / (1 + np.exp(-labelled @ (tastes + population.base_weights).T))
+        shares = np.clip(2.0 * FLIP_GRID, 0.01, 0.99)
+        evidence = [np.logaddexp.reduce(log_prior + np.log(e + (1 - 2 * e) * chances).sum(axis=0)) for e in FLIP_GRID]
+        alpha, beta = 0.1 * FLIP_PRIOR_STRENGTH, 0.9 * FLIP_PRIOR_STRENGTH
+        logits = (alpha - 1) * np.log(shares) + (beta - 1) * np.log1p(-shares) + np.array(evidence)
+        weights = np.exp(logits - logits.max())
+        assert belief.flip_rate == pytest.approx(weights @ FLIP_GRID / weights.sum(), abs=0.005)
     assert rates[0.0] < 0.05
-    assert rates[0.2] > 0.1
+    assert 0.1 < rates[0.2] < rates[0.3]
     assert with_flip_rate(population, prior(population)).flip_rate == pytest.approx(0.05, abs=0.02)
 
 

@@ -7,10 +7,14 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from serve.errors import ModelUnavailable
+from serve.home import Home
 from serve.jobs.few_shot.data import DataError, load
 from serve.jobs.few_shot.evaluation import MODELS, Answers, Task, paired, results, run_seed, user_swap
 from serve.jobs.few_shot.features import matrix_file
 from serve.jobs.few_shot.plot import draw
+from serve.jobs.few_shot.states import engine_states
+from serve.models import DEFAULT_MODEL
 
 PROTOCOL = (
     "20 % of people are tested; 20 % of texts are cold: in no training label and no shot. Shots are nested; thumbs and "
@@ -41,8 +45,13 @@ def _parse_shots(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="Matrix (.npy) whose row i holds the features of line i of items.jsonl.",
+    help="Matrix (.npy) whose row i holds the features of line i of items.jsonl; default: the engine's own states.",
+)
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL.name,
+    show_default=True,
+    help="Whose states are read where --features is not given: embedded model, folder or hub id.",
 )
 @click.option("--shots", default="0,2,5,10,20", show_default=True, callback=_parse_shots, help="Labels per person.")
 @click.option("--seeds", "num_seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Random splits.")
@@ -52,7 +61,8 @@ def _parse_shots(_context: click.Context, _parameter: click.Parameter, text: str
 def few_shot(
     *,
     folder: Path,
-    features: Path,
+    features: Path | None,
+    model: str,
     shots: tuple[int, ...],
     num_seeds: int,
     first_seed: int,
@@ -62,7 +72,8 @@ def few_shot(
     """Measure how well a person's taste is known after a few labels, beside the models of the literature."""
     try:
         data = load(folder)
-        matrix = matrix_file(features)(data.texts)
+        featurizer = matrix_file(features) if features else engine_states(model, Home.from_env())
+        matrix = featurizer(data.texts)
         answers = Answers()
         with tqdm(total=5 * num_seeds, unit="step") as bar:
             for seed in range(first_seed, first_seed + num_seeds):
@@ -72,7 +83,7 @@ def few_shot(
                     bar.update()
 
                 run_seed(Task(data, matrix, shots), seed, answers, progress)
-    except DataError as error:
+    except (DataError, ModelUnavailable) as error:
         raise click.ClickException(str(error)) from error
     records = results(answers)
     differences = paired(answers)

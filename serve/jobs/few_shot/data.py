@@ -32,6 +32,11 @@ class Judgements:
     values: Index  # (M,) 1 agree, -1 disagree; 1 for a pair
 
     @property
+    def num_people(self) -> int:
+        """U, the number of people."""
+        return int(self.people.max()) + 1
+
+    @property
     def has_ratings(self) -> bool:
         """Whether these are ratings rather than pairs."""
         return bool((self.second < 0).any())

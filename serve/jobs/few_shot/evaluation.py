@@ -14,11 +14,22 @@ from serve.jobs.few_shot.data import DataError, Judgements
 from serve.jobs.few_shot.features import make_inputs
 from serve.jobs.few_shot.metrics import calibration_error, hits, losses, person_interval
 from serve.jobs.few_shot.models import Model, Scratch
-from serve.jobs.few_shot.ours import Neighbours, Opinions, Palate, Trust, learn_trust
+from serve.jobs.few_shot.ours import (
+    CONFIG,
+    REHEARSAL,
+    Asked,
+    Neighbours,
+    Opinions,
+    Palate,
+    Trust,
+    learn_trust,
+    rehearse,
+)
 from serve.jobs.few_shot.peers import PerKind, SimplexMLE, VariationalEncoder
 from serve.jobs.few_shot.protocol import Person, Split, make_split, rehearsal
 
 MODELS = ("pooled", "palate", "simplex_mle", "vpl", "scratch", "knn")
+NUM_REHEARSALS = 2  # with other people and other texts held out
 Key = tuple[str, str, str, int]  # model, kind, items, shots
 Progress = Callable[[str], None]
 
@@ -47,10 +58,10 @@ def run_seed(task: Task, seed: int, answers: Answers, progress: Progress) -> Non
     split = make_split(data, max(shots), seed)
     if not any(split.test.values()):
         raise DataError(f"nobody tested has more than {max(shots)} labels; ask for fewer --shots")
-    trust = rehearse(task, split, seed)
-    progress("rehearsal")
     inputs = make_inputs(task.features, data.contexts, split.cold)
-    opinions = Opinions(inputs, split, seed)
+    trust = _rehearsed(task, split, seed)
+    progress("rehearsals")
+    opinions = Opinions(inputs, split, CONFIG, seed)
     pooled, palate = opinions.pooled, Palate(opinions, trust)
     progress("palate")
     models: dict[str, Model] = {"pooled": pooled, "palate": palate}
@@ -67,30 +78,32 @@ def run_seed(task: Task, seed: int, answers: Answers, progress: Progress) -> Non
     answers.fits.append(_describe(palate, split, seed))
 
 
-def rehearse(task: Task, split: Split, seed: int) -> Trust:
+def _rehearsed(task: Task, split: Split, seed: int) -> Trust:
     """Learn on the training people and the seen texts alone how far each opinion can be trusted."""
+    asked: Asked = {}
     numbers = [k for k in task.shots if k > 0]
-    # The same people and texts are held out whatever the number of shots; more people have more than a few labels.
-    rehearsals = {k: rehearsal(task.data, split, k, seed) for k in numbers}
-    if not numbers:
-        return {}
-    held_out = rehearsals[numbers[0]]
-    inputs = make_inputs(task.features, task.data.contexts, held_out.cold)
-    return learn_trust(Opinions(inputs, held_out, seed), rehearsals)
+    for fold in range(NUM_REHEARSALS if numbers else 0):
+        # The same people are held out whatever the number of shots; more of them have more than a few labels.
+        rehearsals = {k: rehearsal(task.data, split, k, seed, fold) for k in numbers}
+        held_out = rehearsals[numbers[0]]
+        inputs = make_inputs(task.features, task.data.contexts, held_out.cold)
+        rehearse(Opinions(inputs, held_out, REHEARSAL, seed), rehearsals, asked)
+    return learn_trust(asked)
 
 
 def _ask(
     models: dict[str, Model], kind: str, people: tuple[Person, Person], shots: Sequence[int], answers: Answers
 ) -> None:
     person, other = people
-    for items, questions in (("warm", person.warm), ("cold", person.cold)):
-        if not len(questions):
-            continue
-        for k in shots:
-            for name, model in models.items():
-                answers.by_key[name, kind, items, k].append(model.predict(kind, person.shots[:k], questions))
-            swapped = models["palate"].predict(kind, other.shots[:k], questions)
-            answers.swapped["palate", kind, items, k].append(swapped)
+    for k in shots:
+        said = {name: model.predict(kind, person.shots[:k], person.questions) for name, model in models.items()}
+        swapped = models["palate"].predict(kind, other.shots[:k], person.questions)
+        for items, part in (("warm", slice(len(person.warm))), ("cold", slice(len(person.warm), None))):
+            if not len(person.questions[part]):
+                continue
+            for name, probabilities in said.items():
+                answers.by_key[name, kind, items, k].append(probabilities[part])
+            answers.swapped["palate", kind, items, k].append(swapped[part])
 
 
 def results(answers: Answers) -> list[dict[str, object]]:

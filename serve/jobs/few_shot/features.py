@@ -31,6 +31,7 @@ class Inputs:
     features: Array  # (n + 1, P)
     layout: FeatureLayout
     num_components: int  # columns that come from the text alone
+    num_contexts: int  # columns that follow: indicators of the context; 0 where there is only one
     num_shared: int  # columns before the seen items' indicators
 
     @property
@@ -49,6 +50,12 @@ class Inputs:
         seen = np.asarray(self.features[:, self.num_shared :] != 0.0).sum(axis=1) > 0
         seen[-1] = True
         return np.asarray(seen)
+
+    @property
+    def foretelling(self) -> Array:
+        """What is known of a text before anybody has judged it, (n + 1, C'): its components and its context."""
+        known = self.num_components + self.num_contexts
+        return self.base[:, :known]
 
     @property
     def text(self) -> Array:
@@ -99,4 +106,4 @@ def make_inputs(features: Array, contexts: Index, cold: NDArray[np.bool_]) -> In
         taste_scales=np.concatenate([np.full(columns.shape[1], scale) for columns, _, scale in blocks]),
         fixed_rows=COMPONENT_SCALE * np.eye(C, P),
     )
-    return Inputs(raw, layout, C, P - seen.shape[1])
+    return Inputs(raw, layout, C, context.shape[1], P - seen.shape[1])

@@ -17,6 +17,7 @@ from router.types import Array, Evidence
 from serve.jobs.few_shot.data import Index
 from serve.jobs.few_shot.features import Inputs
 from serve.jobs.few_shot.protocol import Rows
+from serve.jobs.few_shot.unseen import foretell
 
 
 class Model(Protocol):
@@ -28,12 +29,12 @@ class Model(Protocol):
 
 
 def differences(values: Array, rows: Rows) -> Array:
-    """Return values (n + 1, ...) of the first item less the second's, (M, ...); -1 names the reference, the last."""
+    """Return values of the first item less the second's, (M, ...); -1 names the reference, the last of the values."""
     return np.asarray(values[rows[:, 0]] - values[rows[:, 1]])
 
 
 def as_evidence(phi: Array, offsets: Array, rows: Rows) -> Evidence:
-    """Return rows as one person's evidence over reward features (n + 1, D) and shared rewards (n + 1,)."""
+    """Return rows as one person's evidence over reward features (N, D) and shared rewards (N,) of what rows name."""
     M = len(rows)
     return Evidence(
         designs=np.column_stack([differences(phi, rows), rows[:, 2]]),
@@ -58,22 +59,13 @@ def as_table(inputs: Inputs, rows: Rows, people: Index) -> FeedbackTable:
 class Pooled:
     """Bradley-Terry (and one threshold) shared by everyone, conditioned on the context and on the seen item."""
 
-    def __init__(self, inputs: Inputs, table: FeedbackTable) -> None:
-        base, self.threshold = fit_base(table, inputs.base, ridge=1.0)
-        self.weights = base * inputs.layout.base_scales  # (P,)
-        self.rewards = self.rewards_of(inputs.features)  # (n + 1,)
-
-    def rewards_of(self, features: Array) -> Array:
-        """Return the shared reward of raw features (n + 1, P)."""
-        return np.asarray(features @ self.weights)
+    def __init__(self, inputs: Inputs, rows: Rows, people: Index) -> None:
+        base, self.threshold = fit_base(as_table(inputs, rows, people), inputs.base, ridge=1.0)
+        self.rewards = foretell(inputs, rows, (inputs.base @ base)[:, None])[:, 0]  # (n + 1,)
 
     def scores(self, rows: Rows) -> Array:
         """Return log-odds of each row, (M,)."""
-        return self.scores_of(self.rewards, rows)
-
-    def scores_of(self, rewards: Array, rows: Rows) -> Array:
-        """Return log-odds of each row, (M,), for other rewards (n + 1,) of the items."""
-        return differences(rewards, rows) + rows[:, 2] * self.threshold
+        return differences(self.rewards, rows) + rows[:, 2] * self.threshold
 
     def predict(self, kind: str, shots: Rows, questions: Rows) -> Array:
         """Return the shared opinion, whatever the shots."""

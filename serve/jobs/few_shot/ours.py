@@ -1,16 +1,17 @@
 """Palate itself, and nearest neighbours in its latents.
 
-How far to trust a posterior of k events, its nearest neighbours and the pooled opinion is learned in a rehearsal: all
-is fitted once more without some of the training people and texts, who are then asked; once for texts others have
-judged, once for texts of which only the features are known. Knows nothing of test people.
+How far to trust a posterior of k events, the people who would have answered alike and the pooled opinion is learned in
+rehearsals: all is fitted again without some of the training people and texts, who are then asked, once of texts others
+have judged and once of texts nobody has. Knows nothing of test people.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.special import expit, log_expit, logit, softmax
 
 from router.basis import BasisConfig
 from router.laplace import fit_mode, gaussian
@@ -20,6 +21,7 @@ from router.types import Array, Evidence, Posterior
 from serve.jobs.few_shot.features import Inputs
 from serve.jobs.few_shot.models import Pooled, as_evidence, as_table, differences
 from serve.jobs.few_shot.protocol import Rows, Split
+from serve.jobs.few_shot.unseen import foretell
 
 CONFIG = FitConfig(
     basis=BasisConfig(rank=12),
@@ -28,8 +30,10 @@ CONFIG = FitConfig(
     flip_rates=(0.0,),
     temperings=(1.0, 0.85, 0.7),
 )
+REHEARSAL = replace(CONFIG, num_prototypes=(1,))  # more do not change how far it can be trusted
 NUM_NEIGHBOURS = 25
 STEADINESS = 10.0  # how firmly the weights of one number of shots are held to those of the one before
+ALIKE = 30.0  # how firmly both voices of a person are held to each other on unseen texts, of which neither knows more
 POOLED = np.array([0.0, 0.0, 1.0])
 Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are seen -> weights (3,) of the opinions
 
@@ -37,10 +41,13 @@ Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are
 class Tastes:
     """The fitted population, its features of every item, and every training person's latent."""
 
-    def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
+    def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         table = as_table(inputs, split.train, split.train_people)
-        self.population, self.report = fit_population(table, inputs.layout, CONFIG, seed)
-        self.phi = self.population.features(inputs.features)  # (n + 1, D)
+        self.population, self.report = fit_population(table, inputs.layout, config, seed)
+        phi = self.population.features(inputs.features)
+        num_given = len(inputs.layout.fixed_rows)  # these need the text alone
+        learned = foretell(inputs, split.train, phi[:, num_given:])
+        self.phi = np.hstack([phi[:, :num_given], learned])  # (n + 1, D)
         weights, means = self.population.mixture_weights, self.population.prior_means
         self.mean = weights @ means
         spread = np.einsum("k,kij->ij", weights, self.population.prior_covariances)
@@ -50,7 +57,7 @@ class Tastes:
 
     def posterior(self, shots: Rows) -> Posterior:
         """Return the posterior after the shots."""
-        evidence = as_evidence(self.phi, self.phi @ self.population.base_weights, shots)
+        evidence = self._evidence(shots)
         return condition(self.population, prior(self.population), evidence, len(shots))
 
     def log_odds(self, kind: str, posterior: Posterior, questions: Rows) -> Array:
@@ -61,35 +68,52 @@ class Tastes:
         probability = thumb_probability if kind == "thumbs" else choice_probability
         return np.asarray(signs * _log_odds(probability(self.population, posterior, gaps)))
 
+    def lookalikes_log_odds(self, shots: Rows, questions: Rows) -> Array:
+        """Return the log-odds (M,) that the training people give each question's first answer."""
+        return _log_odds(lookalikes_probability(self.latents, self._evidence(shots), self._evidence(questions)))
+
     def neighbours(self, shots: Rows) -> Array:
         """Return the latents (NUM_NEIGHBOURS, L) of the training people nearest to the person's own."""
-        evidence = as_evidence(self.phi, self.phi @ self.population.base_weights, shots)
+        evidence = self._evidence(shots)
         gaps = self.latents - self._latent(evidence)
         distances = np.einsum("ul,lm,um->u", gaps, self.metric, gaps, optimize=True)
         return np.asarray(self.latents[np.argsort(distances, kind="stable")[:NUM_NEIGHBOURS]])
 
     def neighbours_probability(self, latents: Array, questions: Rows) -> Array:
         """Return the neighbours' mean probability of each question's first answer, (M,)."""
-        asked = as_evidence(self.phi, self.phi @ self.population.base_weights, questions)
+        asked = self._evidence(questions)
         return np.asarray(expit(asked.designs @ latents.T + asked.offsets[:, None]).mean(axis=1))
+
+    def _evidence(self, rows: Rows) -> Evidence:
+        return as_evidence(self.phi, self.phi @ self.population.base_weights, rows)
 
     def _latent(self, evidence: Evidence) -> Array:
         return np.asarray(fit_mode(evidence, evidence.weights, 0.0, self.factor, self.mean[None]).means[0])
 
 
-class Opinions:
-    """What can be said of a person's questions: by the person's posterior, by their neighbours, and by everyone."""
+def lookalikes_probability(latents: Array, answered: Evidence, asked: Evidence) -> Array:
+    """Return the probability (M,) of what was asked, everyone (U, L) counting as likely as they give the k answers.
 
-    def __init__(self, inputs: Inputs, split: Split, seed: int) -> None:
+    This is Bayes' rule with the people themselves as the prior: a taste is one that somebody has.
+    """
+    scores = answered.designs @ latents.T + answered.offsets[:, None]  # (k, U)
+    likely = softmax(log_expit(scores).sum(axis=0))  # (U,)
+    return np.asarray(expit(asked.designs @ latents.T + asked.offsets[:, None]) @ likely)
+
+
+class Opinions:
+    """What can be said of a person's questions: by the person's posterior, by people alike, and by everyone."""
+
+    def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         self.is_seen = inputs.is_seen
-        self.pooled = Pooled(inputs, as_table(inputs, split.train, split.train_people))
-        self.tastes = Tastes(inputs, split, seed)
+        self.pooled = Pooled(inputs, split.train, split.train_people)
+        self.tastes = Tastes(inputs, split, config, seed)
 
     def of(self, kind: str, shots: Rows, questions: Rows) -> Array:
-        """Return log-odds (M, 3) of each question's first answer: the posterior's, the neighbours', everyone's."""
+        """Return log-odds (M, 3) of each question's first answer: the posterior's, people alike's, everyone's."""
         ours = self.tastes.log_odds(kind, self.tastes.posterior(shots), questions)
-        near = self.tastes.neighbours_probability(self.tastes.neighbours(shots), questions)
-        return np.column_stack([ours, _log_odds(near), self.pooled.scores(questions)])
+        alike = self.tastes.lookalikes_log_odds(shots, questions)
+        return np.column_stack([ours, alike, self.pooled.scores(questions)])
 
     def are_seen(self, questions: Rows) -> NDArray[np.bool_]:
         """Mark the questions (M,) all of whose items have been judged by others."""
@@ -112,26 +136,41 @@ class Palate:
         return np.asarray(expit(np.where(seen, opinions @ known, opinions @ unknown)))
 
 
-def learn_trust(opinions: Opinions, rehearsals: Mapping[int, Split]) -> Trust:
-    """Learn how far to trust each opinion after k shots, from rehearsals with k shots on people `opinions` has not met.
+Asked = dict[tuple[str, int, bool], list[Array]]  # kind, shots, seen -> opinions (M, 3) of each rehearsed person
 
-    One log-linear pool per kind of question and for seen and unseen texts apart, by ridge-penalised likelihood: the
-    weights start from the pooled opinion alone at no shots and are held near those of the next smaller k.
+
+def rehearse(opinions: Opinions, rehearsals: Mapping[int, Split], asked: Asked) -> None:
+    """Ask people `opinions` has not met, after k shots each; adds to what was `asked` before."""
+    for k, split in rehearsals.items():
+        for kind, people in split.test.items():
+            known, unknown = (asked.setdefault((kind, k, seen), []) for seen in (True, False))
+            for person in people:
+                said = opinions.of(kind, person.shots, person.questions)
+                for own, part in zip((known, unknown), np.split(said, [len(person.warm)]), strict=True):
+                    own.extend([part] if len(part) else [])
+
+
+def learn_trust(asked: Asked) -> Trust:
+    """Learn how far to trust each opinion after k shots.
+
+    One log-linear pool per kind of question, for seen and unseen texts apart, by ridge-penalised likelihood: the
+    weights start from the pooled opinion alone at no shots and are held near those of the next smaller k. For unseen
+    texts the weights of posterior and people alike are held near each other too: both know the text's features alone,
+    and the few people rehearsed cannot tell which of them to drop.
     """
     trust: Trust = {}
-    for kind in next(iter(rehearsals.values())).test if rehearsals else ():
-        for seen in (True, False):
-            asked = [
-                [opinions.of(kind, person.shots, person.warm if seen else person.cold) for person in split.test[kind]]
-                for _, split in sorted(rehearsals.items())
-            ]
-            weights = _join([[own for own in people if len(own)] for people in asked])
-            trust |= {(kind, k, seen): own for k, own in zip(sorted(rehearsals), weights, strict=True)}
+    for kind, seen in dict.fromkeys((kind, seen) for kind, _, seen in asked):
+        numbers = sorted(k for other, k, which in asked if (other, which) == (kind, seen))
+        weights = _join([asked[kind, k, seen] for k in numbers], 0.0 if seen else ALIKE)
+        trust |= {(kind, k, seen): own for k, own in zip(numbers, weights, strict=True)}
     return trust
 
 
-def _join(asked: Sequence[Sequence[Array]]) -> Array:
-    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person."""
+def _join(asked: Sequence[Sequence[Array]], alike: float) -> Array:
+    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person.
+
+    `alike` is the strength that holds the first two weights to each other.
+    """
     stacked = [np.concatenate([np.zeros((0, 3)), *people]) for people in asked]
 
     def loss(flat: Array) -> tuple[float, Array]:
@@ -139,7 +178,9 @@ def _join(asked: Sequence[Sequence[Array]]) -> Array:
         steps = weights - np.vstack([POOLED, weights[:-1]])
         slope = STEADINESS * steps
         slope[:-1] -= STEADINESS * steps[1:]
-        value = 0.5 * STEADINESS * float((steps**2).sum())
+        apart = weights[:, 0] - weights[:, 1]
+        slope += alike * apart[:, None] * np.array([1.0, -1.0, 0.0])
+        value = 0.5 * (STEADINESS * float((steps**2).sum()) + alike * float((apart**2).sum()))
         for row, opinions in enumerate(stacked):
             scores = opinions @ weights[row]
             value += float(np.logaddexp(0.0, -scores).sum())

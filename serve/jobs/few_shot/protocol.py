@@ -2,7 +2,7 @@
 
 A fifth of the people are tested and a fifth of the texts are cold: no training label and no shot touches them. Shots
 are nested (the first 2 are among the first 5) and, where judgements are ratings, touch no text of a warm question.
-A rehearsal holds out people and texts of what is left in the same way. Knows nothing of features and models.
+Rehearsals hold out people and texts of those left in the same way. Knows nothing of features and models.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from serve.jobs.few_shot.data import Index, Judgements
 
-TEST_SHARE = 0.2
-COLD_SHARE = 0.2
+NUM_FOLDS = 5  # one of which is held out, of people and of texts
 MAX_QUESTIONS = 30
 Rows = Index  # (M, 3): item whose reward adds, item whose reward is taken off (-1: the reference), threshold sign
 Limits = tuple[NDArray[np.bool_], int]  # which judgements (M,) are of warm items; the most shots
@@ -28,6 +27,11 @@ class Person:
     shots: Rows
     warm: Rows
     cold: Rows
+
+    @property
+    def questions(self) -> Rows:
+        """The warm questions and then the cold ones: asked together, the shots are learned from once."""
+        return np.concatenate([self.warm, self.cold])
 
 
 Ask = Callable[[Judgements, Index, Limits, np.random.Generator], Person | None]
@@ -47,26 +51,38 @@ class Split:
 
 def make_split(data: Judgements, max_shots: int, seed: int) -> Split:
     """Split one data set; deterministic under `seed`."""
-    return _split(data, np.zeros(len(data.texts), dtype=bool), max_shots, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    cold = _fifth(rng.permutation(len(data.texts)), len(data.texts), 0)
+    tested = _fifth(rng.permutation(data.num_people), data.num_people, 0)
+    return _split(data, cold, tested, max_shots, rng)
 
 
-def rehearsal(data: Judgements, split: Split, max_shots: int, seed: int) -> Split:
-    """Split the training people and the seen texts of a split once more: what can be learned about learning itself.
+def rehearsal(data: Judgements, split: Split, max_shots: int, seed: int, fold: int) -> Split:
+    """Split the training people and the seen texts of a split once more, to learn about learning itself.
 
-    Its cold texts are those of the split and a fifth of the others.
+    A fifth of these people are tested and a fifth of these texts are cold besides the split's own; other fifths in
+    every `fold`, 0 to 4, and the same ones whatever `max_shots`.
     """
+    rng = np.random.default_rng([seed, 1])
     kept = ~split.tested[data.people] & ~_touches(data, split.cold)
     _, people = np.unique(data.people[kept], return_inverse=True)
     left = replace(data, people=people, first=data.first[kept], second=data.second[kept], values=data.values[kept])
-    return _split(left, split.cold, max_shots, np.random.default_rng([seed, 1]))
+    cold = split.cold | _fifth(rng.permutation(np.flatnonzero(~split.cold)), len(split.cold), fold)
+    tested = _fifth(rng.permutation(left.num_people), left.num_people, fold)
+    return _split(left, cold, tested, max_shots, rng)
 
 
-def _split(data: Judgements, unseen: NDArray[np.bool_], max_shots: int, rng: np.random.Generator) -> Split:
-    U, seen = int(data.people.max()) + 1, np.flatnonzero(~unseen)
-    cold = unseen.copy()
-    cold[rng.permutation(seen)[: round(COLD_SHARE * len(seen))]] = True
-    tested = np.zeros(U, dtype=bool)
-    tested[rng.permutation(U)[: round(TEST_SHARE * U)]] = True
+def _fifth(order: Index, size: int, fold: int) -> NDArray[np.bool_]:
+    """Mark (size,) the fold's fifth of those in `order`."""
+    marked = np.zeros(size, dtype=bool)
+    marked[np.array_split(order, NUM_FOLDS)[fold]] = True
+    return marked
+
+
+def _split(
+    data: Judgements, cold: NDArray[np.bool_], tested: NDArray[np.bool_], max_shots: int, rng: np.random.Generator
+) -> Split:
+    U = data.num_people
     order = rng.permutation(len(data.people))
     order = order[np.argsort(data.people[order], kind="stable")]
     bounds = np.searchsorted(data.people[order], np.arange(U + 1))

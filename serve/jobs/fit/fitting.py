@@ -190,6 +190,6 @@ def _artifact(parent: Artifact, population: Population, table: FeedbackTable) ->
         parent,
         population=population,
         response=response + 1e-9 * np.eye(len(response)),
-        adapters=parent.adapters if len(parent.adapters) == population.num_prototypes else (),
+        adapters=(),  # they were made for, and judged by, the parent's prototypes; `palate adapt` makes new ones
         instruction_effects=effects,
     )

@@ -71,7 +71,7 @@ async def gather(store: UserStore, space: FeatureSpace, max_events: int, progres
     tabulation = Tabulation(dtype=np.float32)  # as engines measure
     places: list[float] = []
     first_at, last_at, num_events = np.inf, -np.inf, 0
-    async for key in _everybody(store):
+    async for key in everybody(store):
         events = await _events_of(store, key, reader)
         progress(1)
         if events:
@@ -121,7 +121,8 @@ def raw_reader(space: FeatureSpace) -> Preferences:
     return Preferences(Artifact(population, space, response=np.eye(size)))
 
 
-async def _everybody(store: UserStore) -> AsyncIterator[UserKey]:
+async def everybody(store: UserStore) -> AsyncIterator[UserKey]:
+    """Yield every person of every tenant."""
     async for tenant in store.list_tenants():
         async for key in store.iter_users(tenant):
             yield key

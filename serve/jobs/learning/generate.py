@@ -42,7 +42,7 @@ PROMPTS_A_PART = 32
     show_default=True,
     help="Only prompts of this role.",
 )
-@click.option("--layers", default="10,14,18,21", show_default=True, help="Layers to read, comma-separated.")
+@click.option("--layers", default="0,10,14,21", show_default=True, help="Layers to read, comma-separated.")
 @click.option("--samples", default=12, show_default=True, type=click.IntRange(2, 256), help="Answers a prompt.")
 @click.option("--temperatures", default="0.8", show_default=True, help="Taken in turn.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(8, 4_096), help="Tokens an answer.")

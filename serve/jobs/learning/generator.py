@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve.engines.steering_request import SteeringRequest
+from serve.engines.vllm_engine import lora_request
 from serve.engines.worker_messages import FloatArray, States, WorkerConfig, engine_settings
 
 MAX_PROMPT_TOKENS = 4096
@@ -32,6 +33,7 @@ class Order:
     max_tokens: int = 128
     steering: SteeringRequest = NO_STEERING
     instruction: str | None = None  # put before the conversation as a system message
+    adapter: str | None = None  # folder of a LoRA
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,7 +80,8 @@ class Generator:
                 extra_args=order.steering.to_extra_args(),
             )
             last = None
-            async for last in self._llm.generate(self._tokens(order), params, request_id):  # noqa: B007
+            lora = lora_request(order.adapter)
+            async for last in self._llm.generate(self._tokens(order), params, request_id, lora_request=lora):  # noqa: B007
                 pass
             return last
 
@@ -101,6 +104,35 @@ class Generator:
             pass
         found = last.prompt_logprobs[len(head) :]
         return float(np.mean([found[i][token].logprob for i, token in enumerate(tail)]))
+
+    async def read(self, prompt: str, texts: Sequence[str]) -> FloatArray:
+        """Return the states (n, L, H), or (n, P), of texts as answers to one prompt, without generating any.
+
+        A text beyond the engine's length is read up to there. Raises ValueError for a text without a token.
+        """
+        from vllm import SamplingParams  # noqa: PLC0415
+
+        head = self._tokens(Order(prompt, seed=0))["prompt_token_ids"]
+        room = MAX_PROMPT_TOKENS - len(head) - 1
+        tails = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:room] for text in texts]
+        if not all(tails):
+            raise ValueError(f"text {tails.index([])} has no token to read; leave empty texts out")
+        ids = [f"job-{self._num_sent + i}" for i in range(len(texts))]
+        self._num_sent += len(texts)
+        # States of cached tokens are not computed, so not seen.
+        params = SamplingParams(
+            max_tokens=1,
+            skip_reading_prefix_cache=True,
+            extra_args=SteeringRequest(pool=True, pool_from=len(head)).to_extra_args(),
+        )
+
+        async def one(request_id: str, tail: list[int]) -> None:
+            async for _ in self._llm.generate({"prompt_token_ids": head + tail}, params, request_id):
+                pass
+
+        await asyncio.gather(*map(one, ids, tails))
+        states = await self._states(ids)
+        return np.stack([states[name] for name in ids])
 
     def _tokens(self, order: Order) -> dict[str, list[int]]:
         messages = [{"role": "user", "content": order.prompt}]
@@ -128,8 +160,13 @@ def _answer(output: Any, states: FloatArray | None) -> Answer:
 
 
 @asynccontextmanager
-async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -> AsyncIterator[Generator]:
-    """Start an engine with taps at `layers` (20 s to minutes), and end it afterwards."""
+async def running(
+    path: str, layers: Sequence[int], *, max_num_seqs: int = 64, max_lora_rank: int = 0
+) -> AsyncIterator[Generator]:
+    """Start an engine with taps at `layers` (20 s to minutes), and end it afterwards.
+
+    With a `max_lora_rank` orders may name adapters up to that rank.
+    """
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -142,6 +179,9 @@ async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -
     from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415
     from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
+    loras: dict[str, Any] = {}
+    if max_lora_rank:
+        loras = {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 8, "max_lora_rank": max_lora_rank}
     arguments = AsyncEngineArgs(
         model=path,
         enforce_eager=True,
@@ -153,6 +193,7 @@ async def running(path: str, layers: Sequence[int], *, max_num_seqs: int = 64) -
         enable_chunked_prefill=False,
         load_format="safetensors",
         **engine_settings(layers),
+        **loras,
     )
     llm = AsyncLLM.from_engine_args(arguments)
     try:

@@ -75,8 +75,10 @@ class Measured:
 )
 @click.option("--out", "parent", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to.")
 @click.option("--name", default="default", show_default=True, help="First part of the version.")
-@click.option("--features", "num_features", default=192, show_default=True, type=click.IntRange(2), help="P.")
-@click.option("--read", "read_layers", default="10,14,21", show_default=True, help="Layers whose states are features.")
+@click.option("--features", "num_features", default=320, show_default=True, type=click.IntRange(2), help="P.")
+@click.option(
+    "--read", "read_layers", default="0,10,14,21", show_default=True, help="Layers whose states are features."
+)
 @click.option("--steer", "steered_layer", default=21, show_default=True, type=click.IntRange(0), help="Steered layer.")
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
@@ -125,10 +127,11 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     layout = named_layout(features, measured.attributes[rows], prompts)
     layout = with_taste_rows(layout, features, liking, prompts, config.rank)
     # The rows are given: what simulated people like is known without noise, which no feedback could tell as well.
-    fitting = FitConfig(BasisConfig(rank=0), num_prototypes=(1,), em_iterations=10)
+    fitting = FitConfig(BasisConfig(rank=0), num_prototypes=(1, 2, 4), em_iterations=10)
     population, report = fit_population(table, layout, fitting, config.seed)
     population = without_base(population)
-    response = np.asarray(np.cov(population.features(features), rowvar=False), np.float64)
+    shown = within_prompts(population.features(features), prompts)
+    response = np.asarray(np.cov(shown, rowvar=False), np.float64)
     artifact = Artifact(population, space, response, max_dose=config.max_dose)
     questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
     return replace(artifact, questions=questions), _metrics(measured, report)

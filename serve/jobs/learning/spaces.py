@@ -2,8 +2,8 @@
 
 Features are principal components of the pooled states' differences between answers to the same prompt, each with unit
 variance: what answers are about is the prompt's doing, how they are written is what people choose by. The directions
-are C = Cov(state at the steered layer, features), the exact drift of Gaussian states under an exponential tilt.
-Knows nothing of people.
+are C = Cov(state at the steered layer, features) within prompts: a tilted answer is still an answer to its prompt, and
+the covariance over everything would push towards other topics. Knows nothing of people.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Index = NDArray[np.int64]
 class SpaceConfig:
     """How a feature space is made. Layers above the steered one would show the vector itself, so none is read."""
 
-    pooled_layers: tuple[int, ...] = (10, 14, 21)
+    pooled_layers: tuple[int, ...] = (0, 10, 14, 21)
     steered_layer: int = 21
-    num_features: int = 192
+    num_features: int = 320
     max_dose: float = 0.15
     topic_share: float = 0.1  # of the variance between prompts' means that counts; 1 is plain principal components
 
@@ -48,16 +48,16 @@ def make_space(corpus: Corpus, rows: Index, config: SpaceConfig) -> FeatureSpace
         raise ConfigurationError(f"{len(x)} answers are too few for {config.num_features} features.")
     mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
     z = (x - mean) / scale
-    topics = prompt_means(z, corpus.prompt_numbers()[rows])  # (n, L·H)
+    prompts = corpus.prompt_numbers()[rows]
+    topics = prompt_means(z, prompts)  # (n, L·H)
     weighed = z - (1.0 - np.sqrt(config.topic_share)) * topics
     weighed -= weighed.mean(axis=0)
     last = weighed.shape[1] - 1
     _, columns = eigh(weighed.T @ weighed, subset_by_index=(last - config.num_features + 1, last))
     axes = columns.T[::-1]  # (P, L·H), largest variance first
     basis = axes / (z @ axes.T).std(axis=0)[:, None]
-    states = stack_layers(corpus, (config.steered_layer,))[rows]  # (n, H)
-    features = z @ basis.T
-    directions = (states - states.mean(axis=0)).T @ (features - features.mean(axis=0)) / len(rows)  # (H, P)
+    states = within_prompts(stack_layers(corpus, (config.steered_layer,))[rows], prompts)  # (n, H)
+    directions = states.T @ within_prompts(z @ basis.T, prompts) / len(rows)  # (H, P)
     return FeatureSpace(
         model=corpus.recipe["model"],
         pooled_layers=config.pooled_layers,

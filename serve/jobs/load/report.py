@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Run:
     observations: Sequence[Observation]
     readings: Sequence[Reading] = ()
     full_house: int | None = None  # requests that may be inside at once; None if unknown
+    is_complete: bool = True  # whether the load was held to the end; `seconds` is what was held so far
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def summarise(run: Run) -> dict[str, Any]:
     chats = [one for one in run.observations if one.kind != "thumb"]
     kinds = sorted({one.kind for one in run.observations})
     figures: dict[str, Any] = {
+        "is_complete": run.is_complete,
         "sustained": run.sustained,
         "rate": run.rate,
         "seconds": run.seconds,
@@ -53,13 +56,36 @@ def summarise(run: Run) -> dict[str, Any]:
         "refused": _quantiles([one.seconds for one in chats if one.is_refused]),
         "max_p99_s": max_p99_s(run),
         "warm_up_s": run.warm_up_s,
+        "by_minute": by_minute(run),
     }
-    if run.readings:
+    if run.readings and (run.is_complete or sum(one.at_s >= run.warm_up_s for one in run.readings) >= 2):
         names = sorted({name for reading in run.readings for name in reading.by_process})
         figures["memory"] = _grown(run, None)
         figures["memory_by_process"] = {name: _grown(run, name) for name in names}
     figures["amiss"] = amiss(figures)
     return figures
+
+
+def by_minute(run: Run) -> list[dict[str, Any]]:
+    """Count chat requests by the minute they were sent in, with the times of accepted ones and the memory then."""
+    chats: defaultdict[int, list[Observation]] = defaultdict(list)
+    sizes: defaultdict[int, list[int]] = defaultdict(list)
+    for one in run.observations:
+        if one.kind != "thumb":
+            chats[int(one.at_s / MINUTE_S)].append(one)
+    for reading in run.readings:
+        sizes[int(reading.at_s / MINUTE_S)].append(reading.total)
+    return [
+        {
+            "minute": minute,
+            "accepted": sum(one.is_accepted for one in chats[minute]),
+            "refused": sum(one.is_refused for one in chats[minute]),
+            "failed": sum(not one.is_accepted and not one.is_refused for one in chats[minute]),
+            **_quantiles([one.seconds for one in chats[minute] if one.is_accepted]),
+            **({"memory_bytes": float(np.median(sizes[minute]))} if sizes[minute] else {}),
+        }
+        for minute in range(ceil(run.seconds / MINUTE_S))
+    ]
 
 
 def max_p99_s(run: Run) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from serve.artifacts.registry import Entry, Registry
 from serve.artifacts.rulings import Ruling, fingerprint
-from serve.artifacts.storage import load
+from serve.artifacts.storage import load, version_of
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.jobs.fit.fitting import LONG_ENOUGH
@@ -68,6 +68,11 @@ def release(
         raise ConfigurationError(
             f"{candidate} reads feature space {entry.manifest.feature_space}, {serving.manifest.version} reads "
             f"{serving.manifest.feature_space}: no stored feedback fits both."
+        )
+    if _differs_by_adapters(entry, serving):
+        raise ConfigurationError(
+            f"{candidate} predicts exactly as {serving.manifest.version} does: only its adapters differ, and "
+            "`palate adapt` judged those. Publish it, or try it with `palate experiments start`."
         )
     if (simulated is None) != (simulated_base is None):
         raise click.UsageError("--simulated and --simulated-base go together.")
@@ -139,3 +144,10 @@ def render(ruling: Ruling, found: Comparison, served: ServedComparison | None = 
         lines.append(f"{'s an answer':24}{served.latency_s[0]:28.2f}{served.latency_s[1]:28.2f}")
     lines.append("It may be published." if ruling.is_passed else "It should not be published:")
     return "\n".join([*lines, *(f"- {reason}" for reason in ruling.reasons)])
+
+
+def _differs_by_adapters(one: Entry, other: Entry) -> bool:
+    """Whether two versions have one population and at least one of them adapters."""
+    both = [load(entry.folder) for entry in (one, other)]
+    has_adapters = any(adapter for artifact in both for adapter in artifact.adapters)
+    return has_adapters and len({version_of(artifact.population, "") for artifact in both}) == 1

@@ -359,6 +359,26 @@ async def test_losers_leave_at_checkpoints_and_the_survivor_streams_from_there(e
     assert len(last) == 1
 
 
+async def test_choosing_and_measuring_wait_for_no_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States come with the tokens: asking for them would wait for the step of whoever else is served."""
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine has no steps to wait for")
+    llm, asked = engine._llm, []  # type: ignore[attr-defined]
+    ask = llm.collective_rpc
+
+    async def noting(method: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(method)
+        return await ask(method, *args, **kwargs)
+
+    monkeypatch.setattr(llm, "collective_rpc", noting)
+    arms = (BASE, *(_steered(engine, direction) for direction in (0, 1, 2)))
+    for checkpoints in ((), (4, 8)):
+        rules = dataclasses.replace(_judge(engine), checkpoints=checkpoints)
+        await _answers(engine, _request(sampling=SAMPLING, arms=arms, best_of=rules))
+    await engine.measure(MeasureRequest("unasked", ["Paris.", "It is Paris, of course."], chat=CHAT))
+    assert "read_states" not in asked
+
+
 async def test_doubt_keeps_the_base(engine: Engine) -> None:
     arms = (BASE, _steered(engine, 0), _steered(engine, 1))
     rules = dataclasses.replace(_judge(engine, doubt=1e6), gate=0.95)

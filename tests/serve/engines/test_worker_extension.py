@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve.engines.steering_request import KEY, SteeringRequest
-from serve.engines.worker_messages import Projection, WorkerConfig
+from serve.engines.worker_messages import SENT, Projection, Reading, WorkerConfig
 from tests.serve.engines.conftest import EngineStarter, SteppedEngine
 
 pytestmark = [
@@ -163,6 +163,22 @@ def test_a_steered_next_turn_is_a_shared_prompt(engine: SteppedEngine) -> None:
     assert cached_and_said(engine, "never-steered", steered) == shared
 
 
+def test_several_steered_turns_leave_nothing_behind(engine: SteppedEngine) -> None:
+    prompts = [engine.tokens(PROMPTS["bread"])]
+    for turn in range(3):
+        name = f"turn-{turn}"
+        engine.add(name, prompts[-1], replace(UP, pool=False), max_tokens=70, ignore_eos=True)
+        engine.drain()
+        answer = list(engine.texts[name].outputs[0].token_ids)
+        prompts.append(prompts[-1] + answer + engine.tokens(NEXT_TURN))
+    stranger = cached_and_said(engine, "stranger", prompts[-1])
+    engine.llm.reset_prefix_cache()
+    for turn, prompt in enumerate(prompts[:-1]):  # the same prompts from somebody whom nobody ever steered
+        engine.add(f"plain-{turn}", prompt, None, max_tokens=1)
+        engine.drain()
+    assert cached_and_said(engine, "never-steered", prompts[-1]) == stranger  # hits and, to the last bit, answers
+
+
 def test_blocks_of_unsteered_answers_stay_shared(engine: SteppedEngine) -> None:
     unsteered = converse(engine, "turn-1", None)
     num_answered = len(unsteered) - len(engine.tokens(NEXT_TURN))
@@ -287,3 +303,27 @@ def test_steering_without_private_blocks_is_refused(engine: SteppedEngine, monke
     monkeypatch.setattr(engine.llm.vllm_config.scheduler_config, "scheduler_cls", None)
     with pytest.raises(ValueError, match="scheduler_cls"):
         engine.configure(CONFIG)
+
+
+def test_states_leave_with_the_step_that_makes_them_due(engine: SteppedEngine) -> None:
+    marked = replace(UP, marks=(3, 7))
+    engine.add("marked", PROMPTS["robot"], marked, max_tokens=12, ignore_eos=True)
+    engine.add("plain", PROMPTS["robot"], None, max_tokens=12, ignore_eos=True)
+    sent: dict[int, Reading] = {}
+    asked: dict[int, np.ndarray] = {}
+    while engine.llm.has_unfinished_requests():
+        for output in engine.llm.step():
+            message = (output.kv_transfer_params or {}).get(SENT)
+            assert message is None or output.request_id == "marked"
+            if message is not None:
+                reading = Reading.from_message(message)
+                sent[reading.count] = reading
+                if reading.count != 11:
+                    asked[reading.count] = engine.read("marked").values["marked"]
+    engine.step()
+    asked[11] = engine.read("marked").values["marked"]
+    assert sorted(sent) == [3, 7, 11]
+    for count, reading in sent.items():
+        assert reading.version == "v1"
+        np.testing.assert_array_equal(reading.values, asked[count])
+    engine.llm.collective_rpc("free_states", args=(["marked"],))

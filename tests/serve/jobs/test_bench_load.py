@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from click.testing import CliRunner
 from serve.jobs.bench_load import load
 
 CONFIG = "engine: {kind: scripted, max_ongoing_requests: 4, max_queued_requests: 4}\n"
+# The same command, which says every two seconds what it found so far.
+QUICKLY = "import serve.jobs.bench_load as job; job.PROGRESS_S = 2.0; job.load()"
 SLOWLY = "About {number}. [[tokens: 10]] [[delay: 0.02]]"
 
 
@@ -29,7 +34,42 @@ def test_a_server_under_too_much_load_refuses_and_stays_well(tmp_path: Path) -> 
     assert figures["accepted"]["p99_s"] < figures["max_p99_s"]
     assert {"Engine", "Ingress", "launcher", "raylet"} <= set(figures["memory_by_process"])
     assert figures["amiss"] == []
+    assert figures["is_complete"]
     assert plot.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_its_minutes(tmp_path: Path) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "load.json"
+    config.write_text(CONFIG)
+    arguments = [
+        "--config",
+        config,
+        "--minutes",
+        "30",
+        "--rate",
+        "4",
+        "--people",
+        "2",
+        "--prompt",
+        SLOWLY,
+        "--json",
+        out,
+    ]
+    command = [sys.executable, "-c", QUICKLY, *[str(part) for part in arguments]]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240.0
+        while not out.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.terminate()  # so that it ends its server
+        process.wait(60.0)
+    figures = json.loads(out.read_text())
+    assert not figures["is_complete"]
+    assert figures["by_minute"][0]["accepted"] > 0
 
 
 def test_useless_times_are_refused() -> None:

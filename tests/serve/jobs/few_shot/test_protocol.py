@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from serve.jobs.few_shot.data import Judgements, load
-from serve.jobs.few_shot.protocol import make_split
+from serve.jobs.few_shot.protocol import make_split, rehearsal
 
 SLICE = Path(__file__).parents[3] / "data" / "few_shot"
 DATA = load(SLICE)
@@ -46,11 +46,47 @@ def test_split_is_deterministic_and_changes_with_the_seed() -> None:
     assert not np.array_equal(one.cold, other.cold)
 
 
+def test_rehearsals_meet_neither_tested_people_nor_cold_texts() -> None:
+    split = make_split(DATA, 5, seed=0)
+    labels = {tuple(row) for row in split.train.tolist()}
+    for again in (rehearsal(DATA, split, 5, 0, fold) for fold in (0, 1)):
+        assert again.cold[split.cold].all()
+        fresh = set(np.flatnonzero(again.cold & ~split.cold).tolist())
+        assert len(fresh) == 8  # a fifth of the forty seen texts
+        assert {tuple(row) for row in again.train.tolist()} < labels
+        for people in again.test.values():
+            assert people
+            for person in people:
+                assert not (items_of(person.shots) | items_of(person.warm)) & set(np.flatnonzero(again.cold).tolist())
+                assert items_of(person.cold) <= fresh
+
+
+def test_rehearsals_differ_by_fold_and_not_by_shots() -> None:
+    split = make_split(DATA, 5, seed=0)
+    few, many = (rehearsal(DATA, split, shots, 0, 0) for shots in (2, 5))
+    np.testing.assert_array_equal(few.cold, many.cold)
+    np.testing.assert_array_equal(few.tested, many.tested)
+    assert len(few.test["pairs"]) > len(many.test["pairs"])
+    other = rehearsal(DATA, split, 5, 0, 1)
+    assert not (other.tested & many.tested).any()
+    assert not (other.cold & many.cold & ~split.cold).any()
+
+
 def test_pairs_from_a_file_are_asked_as_they_are() -> None:
+    split = make_split(pairs(), 5, seed=0)
+    cold = set(np.flatnonzero(split.cold).tolist())
+    assert set(split.test) == {"pairs"}
+    for person in split.test["pairs"]:
+        assert not items_of(person.warm) & cold
+        assert all(set(row[:2].tolist()) & cold for row in person.cold)
+
+
+def pairs() -> Judgements:
+    """Twenty people, thirty pairs each of twenty texts."""
     rng = np.random.default_rng(0)
     M = 600
     first = rng.integers(20, size=M)
-    data = Judgements(
+    return Judgements(
         name="pairs",
         texts=("text",) * 20,
         contexts=np.zeros(20, dtype=np.int64),
@@ -59,9 +95,3 @@ def test_pairs_from_a_file_are_asked_as_they_are() -> None:
         second=(first + 1 + rng.integers(19, size=M)) % 20,
         values=np.ones(M, dtype=np.int64),
     )
-    split = make_split(data, 5, seed=0)
-    cold = set(np.flatnonzero(split.cold).tolist())
-    assert set(split.test) == {"pairs"}
-    for person in split.test["pairs"]:
-        assert not items_of(person.warm) & cold
-        assert all(set(row[:2].tolist()) & cold for row in person.cold)

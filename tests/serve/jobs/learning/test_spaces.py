@@ -21,14 +21,15 @@ from tests.serve.jobs.learning.cases import H, make_corpus
 CONFIG = SpaceConfig((10, 14), 14, 6)
 
 
-def test_features_have_unit_variance_and_directions_are_covariances() -> None:
+def test_features_have_unit_variance_and_directions_are_covariances_within_prompts() -> None:
     corpus = make_corpus()
     rows = np.arange(len(corpus.samples))
     space = make_space(corpus, rows, CONFIG)
     features = project(corpus, space)
     np.testing.assert_allclose(features.std(axis=0), 1.0, rtol=1e-3)
-    states = stack_layers(corpus, (14,))
-    expected = np.cov(states.T, features.T, bias=True)[:H, H:]
+    prompts = corpus.prompt_numbers()
+    states = within_prompts(stack_layers(corpus, (14,)), prompts)
+    expected = np.cov(states.T, within_prompts(features, prompts).T, bias=True)[:H, H:]
     np.testing.assert_allclose(space.directions, expected, atol=1e-3)
 
 

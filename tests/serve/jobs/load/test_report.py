@@ -39,6 +39,27 @@ def test_a_good_run_has_nothing_amiss() -> None:
     assert "memory of all: 1,000 → 1,000 MiB (+0.0 %)" in text
 
 
+def test_minutes_add_up() -> None:
+    minutes = summarise(RUN)["by_minute"]
+    assert [one["minute"] for one in minutes] == [0, 1]
+    assert [one["accepted"] for one in minutes] == [600, 400]
+    assert [one["refused"] for one in minutes] == [60, 40]
+    assert [one["failed"] for one in minutes] == [0, 0]
+    assert minutes[0]["p99_s"] == pytest.approx(0.594, abs=2e-3)
+    assert minutes[1]["memory_bytes"] == 1_000 * 2**20
+
+
+def test_a_run_that_goes_on_is_reported_as_far_as_it_went() -> None:
+    begun = replace(RUN, seconds=10.0, observations=GOOD[:100], readings=READINGS[:10], is_complete=False)
+    figures = summarise(begun)
+    assert not figures["is_complete"]
+    assert summarise(RUN)["is_complete"]
+    assert figures["accepted_per_s"] == 10.0
+    assert [one["accepted"] for one in figures["by_minute"]] == [100]
+    assert "memory" not in figures  # still warming up
+    assert summarise(replace(begun, readings=READINGS[:30]))["memory"]["growth_percent"] == 0.0
+
+
 def test_what_is_beyond_a_bound_is_said() -> None:
     growing = [Reading(one.at_s, {"Engine": int(800 * 2**20 * (1 + one.at_s / 1_000))}) for one in READINGS]
     bad = [*GOOD, Observation(3.0, "plain whole", "500 internal_error", 0.1)]

@@ -1,0 +1,1 @@
+"""`palate adapt`: a LoRA for a prototype, by preference optimization, judged before it may serve."""
