@@ -25,7 +25,7 @@ from serve.config import Config, Secrets, load
 from serve.engines.best_of import generate
 from serve.engines.factory import create_engine
 from serve.engines.protocol import Features, GenerationRequest, MeasureRequest, ModelInfo, Output, Sampling
-from serve.errors import PalateError
+from serve.errors import ConfigurationError, PalateError
 from serve.home import Home
 from serve.keys import KeyFile
 from serve.listener import Listener
@@ -180,7 +180,11 @@ class IngressDeployment:
 
     async def _begin(self, arrival: Arrival) -> None:
         """Know people once there is an artifact to read them with."""
-        self._memory = await arrival.memory()
+        try:
+            self._memory = await arrival.memory()
+        except ConfigurationError as error:  # such as a store of another layout
+            logger.critical("answers stay the base model's: %s", error.message)
+            return
         before, self._context = self._context, introduce(self.application, self._memory)
         await before.pipeline.shutdown()
 

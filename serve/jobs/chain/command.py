@@ -140,26 +140,30 @@ def render(outcome: Outcome) -> str:
 async def _run(url: str, home: Home, size: Size, stages: Stages) -> Outcome:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False) as http:
-        model = (await http.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
-        client = Client(http, model, size.max_tokens, 0.8, size.concurrency)
-        plain: dict[str, list[Served]] = {}  # one set of texts for everybody
-        with stages.timed("traffic"):
-            await _teach(client, size, plain)
-        with stages.timed("served before"):
-            before = await _gains(client, size, plain)
-        version = await asyncio.to_thread(_learn, home, stages)
-        with stages.timed("release"):
-            code, ruling = await asyncio.to_thread(
-                command, "evaluate", "release", version, "--json", accepted=(0, NOT_BETTER)
-            )
-        reasons = tuple(json.loads(ruling)["reasons"])
-        if code:
-            return Outcome(stages.seconds, version, False, reasons, None)
-        with stages.timed("publish"):
-            await asyncio.to_thread(command, "artifacts", "publish", version)
-            await until_serving(http, version)
-        with stages.timed("served after"):
-            after = await _gains(client, size, plain)
+        return await follow(http, home, size, stages)
+
+
+async def follow(http: httpx.AsyncClient, home: Home, size: Size, stages: Stages) -> Outcome:
+    """Go through all stages against a server that keeps its people in `home`."""
+    model = (await http.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
+    client = Client(http, model, size.max_tokens, 0.8, size.concurrency)
+    plain: dict[str, list[Served]] = {}  # one set of texts for everybody
+    with stages.timed("traffic"):
+        await _teach(client, size, plain)
+    with stages.timed("served before"):
+        before = await _gains(client, size, plain)
+    version = await asyncio.to_thread(_learn, home, stages)
+    with stages.timed("release"):
+        arguments = ("evaluate", "release", version, "--url", home.store_url, "--json")
+        code, ruling = await asyncio.to_thread(command, *arguments, accepted=(0, NOT_BETTER))
+    reasons = tuple(json.loads(ruling)["reasons"])
+    if code:
+        return Outcome(stages.seconds, version, False, reasons, None)
+    with stages.timed("publish"):
+        await asyncio.to_thread(command, "artifacts", "publish", version)
+        await until_serving(http, version)
+    with stages.timed("served after"):
+        after = await _gains(client, size, plain)
     people = sorted(before)
     values = [np.array([gains[person] for person in people]) for gains in (after, before)]
     return Outcome(stages.seconds, version, True, reasons, paired(values[0], values[1]))

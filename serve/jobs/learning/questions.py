@@ -50,16 +50,17 @@ def _question(first: Sample, second: Sample, features: Array) -> Question:
 
 def _pairs(samples: Sequence[Sample], rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """Pair whole, readable answers to the same short prompt."""
-    fit = [i for i, sample in enumerate(samples) if _is_fit(sample)]
+    fit = [i for i, sample in enumerate(samples) if is_readable(sample)]
     pairs = [(a, b) for k, a in enumerate(fit) for b in fit[k + 1 :] if samples[a].prompt_id == samples[b].prompt_id]
     order = rng.permutation(len(pairs))[:MAX_PAIRS]
     return np.array([pairs[i] for i in order], np.int64).reshape(-1, 2)
 
 
-def _is_fit(sample: Sample) -> bool:
+def is_readable(sample: Sample) -> bool:
+    """Whether an answer can be put before a person: whole, of a length that is read, without endless repetition."""
     words = Text(sample.text).words
-    is_readable = MIN_WORDS <= len(words) <= MAX_WORDS and sample.text.isascii()
-    return is_readable and sample.is_finished and len(sample.prompt) <= MAX_PROMPT and degeneracy_of(words) < 0.2
+    fits = MIN_WORDS <= len(words) <= MAX_WORDS and sample.text.isascii()
+    return fits and sample.is_finished and len(sample.prompt) <= MAX_PROMPT and degeneracy_of(words) < 0.2
 
 
 def degeneracy_of(words: Sequence[str]) -> float:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from router.basis import BasisConfig, fit_base, fit_basis
+from router.basis import BasisConfig, fit_basis
 from router.feedback import FeedbackTable, People
 from router.held_out import halves
 from router.inputs import Inputs, blocks
@@ -34,6 +34,8 @@ class DiscoveryConfig:
     num_directions: int = 4
     people_per_direction: int = 25  # fewer people show fewer directions
     min_people: int = 20
+    max_features: int = 48  # leading features looked at: in all of them noise outweighs what a few thousand people say
+    ridge: float = 4.0
     max_people: int = 2_000  # to learn from; the directions of more are the same
     max_share: float = 0.05  # of all evidence that one person may hold
     held_out_share: float = 0.2  # of people, by their places
@@ -81,13 +83,11 @@ def discover(parent: Population, table: FeedbackTable, places: Array, config: Di
     named = np.flatnonzero([bool(name) for name in parent.attribute_names])
     gram = half_differences(learned, parent)  # (P, P)
     rows = _directions(parent.basis[named], gram, learned, parent, config)
-    base, threshold = fit_base(learned, Inputs(learned.features, parent.center, 1.0 / parent.scale), 1.0)
-    shared = _Shared(base, threshold)
     populations, losses = list[Population](), list[Array]()
     for number in range(len(rows) + 1):
         known = np.vstack([parent.basis[named], rows[:number]])
-        populations.append(shared.population(learned, parent, known, config))
-        losses.append(_losses(shared.people(judges, parent, known), populations[-1]))  # (people,)
+        populations.append(_fitted(_people(learned, parent, known), parent, known, config))
+        losses.append(_losses(_people(judges, parent, known), populations[-1]))  # (people,)
     gains = [before - after for before, after in pairwise(losses)]
     shares, last = _shares(populations[-1], gram, len(named)), populations[-1]
     everything = np.vstack([parent.basis, rows])
@@ -141,10 +141,13 @@ def _directions(named: Array, gram: Array, table: FeedbackTable, parent: Populat
     rank = min(config.num_directions, table.num_people // config.people_per_direction, len(gram) - len(named))
     beyond = np.eye(len(gram)) - gram @ named.T @ np.linalg.pinv(named @ gram @ named.T) @ named  # (P, P)
     standard = Inputs(table.features, parent.center, 1.0 / parent.scale)
-    rest = replace(table, features=standard @ beyond.T)
-    inputs = Inputs(rest.features, np.zeros(len(gram)), np.ones(len(gram)))
-    learned = fit_basis(rest, inputs, inputs, BasisConfig(rank=rank), np.random.default_rng(config.seed))
-    directions = learned.directions @ beyond  # over all that the features say: nothing of the named ones
+    num = min(config.max_features, len(gram))
+    rest = replace(table, features=standard @ beyond[:num].T)
+    inputs = Inputs(rest.features, np.zeros(num), np.ones(num))
+    learned = fit_basis(
+        rest, inputs, inputs, BasisConfig(rank, config.ridge, config.ridge), np.random.default_rng(config.seed)
+    )
+    directions = learned.directions @ beyond[:num]  # over all that the features say: nothing of the named ones
     root = np.linalg.cholesky(gram + TINY * np.trace(gram) / len(gram) * np.eye(len(gram)))
     spread = np.linalg.cholesky(np.cov(learned.weights, rowvar=False).reshape(rank, rank) + TINY * np.eye(rank))
     _, sizes, axes = np.linalg.svd(spread.T @ directions @ root, full_matrices=False)
@@ -152,29 +155,20 @@ def _directions(named: Array, gram: Array, table: FeedbackTable, parent: Populat
     return np.asarray(rows)
 
 
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """What everybody likes, the same for all that is compared; people differ in the rows alone."""
+def _people(table: FeedbackTable, parent: Population, rows: Array) -> People:
+    """Return everybody's evidence about their weights of `rows` (D, P)."""
+    phi = Inputs(table.features, parent.center, 1.0 / parent.scale) @ rows.T
+    return table.evidence_of(phi, np.zeros(len(rows)))
 
-    base: Array  # (P,)
-    threshold: float
 
-    def people(self, table: FeedbackTable, parent: Population, rows: Array) -> People:
-        """Return everybody's evidence about their weights of `rows` (D, P)."""
-        D = len(rows)
-        phi = Inputs(table.features, parent.center, 1.0 / parent.scale) @ np.vstack([rows, self.base]).T
-        people = table.evidence_of(phi, np.eye(D + 1)[D])
-        return replace(people, designs=np.delete(people.designs, D, axis=1))
-
-    def population(self, table: FeedbackTable, parent: Population, rows: Array, config: DiscoveryConfig) -> Population:
-        """Fit the prior over weights of `rows`."""
-        people, none = self.people(table, parent, rows), np.zeros(len(rows))
-        fitting = FitConfig(BasisConfig(rank=0), (1,), em_iterations=config.em_iterations)
-        start = single_prior(people, none, self.threshold)
-        prior, _, _ = choose_prior(people, start, fitting, np.random.default_rng(config.seed))
-        P = rows.shape[1]
-        layout = FeatureLayout(parent.center, parent.scale, np.ones(P), np.ones(P), rows)
-        return to_population(prior, rows, layout, none)
+def _fitted(people: People, parent: Population, rows: Array, config: DiscoveryConfig) -> Population:
+    """Fit the prior over weights of `rows`; what everybody likes along them is its mean."""
+    P, none = rows.shape[1], np.zeros(len(rows))
+    fitting = FitConfig(BasisConfig(rank=0), (1,), em_iterations=config.em_iterations)
+    start = single_prior(people, none, 0.0)
+    prior, _, _ = choose_prior(people, start, fitting, np.random.default_rng(config.seed))
+    layout = FeatureLayout(parent.center, parent.scale, np.ones(P), np.ones(P), rows)
+    return to_population(prior, rows, layout, none)
 
 
 def _losses(people: People, population: Population) -> Array:

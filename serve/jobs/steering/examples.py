@@ -15,11 +15,10 @@ from serve.artifacts.artifact import Artifact
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.corpus import Corpus, join
 from serve.jobs.learning.properties import PROPERTIES
-from serve.jobs.learning.questions import degeneracy_of
+from serve.jobs.learning.questions import is_readable
 from serve.jobs.learning.spaces import Index, numbered, project, within_prompts
-from serve.jobs.learning.text import Array, Text, measure
+from serve.jobs.learning.text import Array, measure
 
-MAX_REPEATED = 0.2  # share of repeated 4-grams of an answer worth showing
 MIN_CORRELATION = 0.15
 NUM_CORRELATES = 3
 
@@ -54,11 +53,7 @@ def texts_of(artifact: Artifact, corpora: Sequence[Corpus]) -> Texts:
     if corpora:
         corpus = join(corpora)
         features = project(corpus, artifact.feature_space)
-        kept = [
-            index
-            for index, sample in enumerate(corpus.samples)
-            if sample.is_finished and degeneracy_of(Text(sample.text).words) < MAX_REPEATED
-        ]
+        kept = [index for index, sample in enumerate(corpus.samples) if is_readable(sample)]
         samples = [corpus.samples[index] for index in kept]
         return Texts(
             tuple(sample.prompt for sample in samples), tuple(sample.text.strip() for sample in samples), features[kept]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
 from serve.errors import EngineUnavailable
+from serve.home import Home
 from serve.jobs.chain import command
-from serve.jobs.chain.command import LIMIT_S, Outcome, render, until_serving
+from serve.jobs.chain.command import LIMIT_S, Outcome, Size, follow, render, until_serving
+from serve.jobs.chain.stages import Stages
 from serve.jobs.release.served import paired
+from tests.serve.jobs.simulated.test_protocol import MadeUpServer
 
 BEFORE = np.array([0.1, 0.3, 0.2, 0.4])
 GOOD = Outcome(
@@ -35,6 +39,55 @@ def test_the_outcome_says_what_was_gained_or_why_not() -> None:
     assert "difference 0.3000 [0.1701, 0.4299]" in render(GOOD)
     refused = render(replace(GOOD, is_published=False, served=None, reasons=("it may guess fewer right",)))
     assert "fit-1 was not published:\n- it may guess fewer right" in refused
+
+
+class Server(MadeUpServer):
+    """Serves a version at once when it is published."""
+
+    version = "shipped"
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "model"}]})
+        if request.url.path == "/v1/operator":
+            return httpx.Response(200, json={"artifact": {"version": self.version}})
+        return super().__call__(request)
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+async def test_all_stages_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_better: bool) -> None:
+    server, ran = Server(), list[str]()
+
+    def run(*arguments: str, accepted: tuple[int, ...] = (0,)) -> tuple[int, str]:
+        ran.append(" ".join(arguments[:2]))
+        if arguments[0] == "fit":
+            return 0, "fit-1: better\n/somewhere/artifacts/fit-1"
+        if arguments[:2] == ("evaluate", "release"):
+            assert arguments[2] == "fit-1"
+            return (0, '{"reasons": []}') if is_better else (3, '{"reasons": ["it guesses fewer right"]}')
+        if arguments[:2] == ("artifacts", "publish"):
+            server.version = arguments[2]
+        return 0, ""
+
+    monkeypatch.setattr(command, "command", run)
+    size = Size(6, 4, 3, 2, 4, "foreign", 40, 4)
+    stages = Stages()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://palate") as http:
+        outcome = await follow(http, Home(tmp_path), size, stages)
+    expected = ["traffic", "served before", "fit", "steer", "release"]
+    assert ran[:3] == ["fit --url", "steer discover", "evaluate release"]
+    taught = [name for name in server.choices if "person-1000-" in name]
+    assert [len(server.choices[name]) for name in taught] == [4] * 6  # and they stay: nobody deleted them
+    assert not any(name in server.deleted for name in taught)
+    if not is_better:
+        assert (outcome.served, outcome.reasons) == (None, ("it guesses fewer right",))
+        assert list(outcome.stages) == expected
+        return
+    assert list(outcome.stages) == [*expected, "publish", "served after"]
+    assert outcome.version == server.version == "fit-1"
+    assert outcome.served is not None
+    assert np.isfinite(outcome.served.difference.mean)
+    assert not outcome.is_good  # the made-up server has learned nothing
 
 
 async def test_a_version_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
