@@ -49,7 +49,7 @@ class MakeConfig:
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
     max_dose: float = 0.3
-    min_p: float = 0.05
+    min_p: float = 0.02
     num_questions: int = 64
     seed: int = 0
 
@@ -87,7 +87,7 @@ class Measured:
 @click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option(
     "--min-p",
-    default=0.05,
+    default=0.02,
     show_default=True,
     type=click.FloatRange(0.0, 1.0),
     help="Steered answers draw no token less likely than this share of the likeliest one.",
