@@ -25,9 +25,9 @@ from tqdm import tqdm
 from router.routing import RoutingConfig
 from serve.artifacts.adapters import digest_of, folder_name
 from serve.artifacts.artifact import Artifact
+from serve.artifacts.making import Origin, save_new
 from serve.artifacts.registry import Entry
 from serve.artifacts.rulings import Ruling, fingerprint
-from serve.artifacts.storage import Manifest, save, version_of
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.jobs.adapt.answering import Asking, ask
@@ -223,9 +223,7 @@ def judge_adapters(trained: Sequence[Trained], bench: Bench, asking: Asking) -> 
     ]
 
 
-def write_version(
-    judged: Sequence[Judged], bench: Bench, parent: Entry, name: str, command: str, artifacts: Path
-) -> Path | None:
+def write_version(judged: Sequence[Judged], bench: Bench, parent: Entry, name: str, artifacts: Path) -> Path | None:
     """Write the parent with the adapters that won, and the ruling that it may be published; None if none won.
 
     Adapters that the parent had for other prototypes stay. Its population is the parent's, so nobody is read otherwise.
@@ -238,8 +236,6 @@ def write_version(
     folders = tuple(
         str(winners[number].trained.folder) if number in winners else folder for number, folder in enumerate(had)
     )
-    version = version_of(artifact.population, name, folders)
-    whole = replace(artifact, adapters=folders, population=replace(artifact.population, version=version))
     described = {
         folder_name(number): {
             "sha256": digest_of(one.trained.folder),
@@ -248,27 +244,21 @@ def write_version(
         }
         for number, one in winners.items()
     }
-    before = parent.manifest
-    base = {"base_model": before.model, "base_model_sha256": weights_digest(bench.path)}
-    now = datetime.now(UTC)
-    manifest = Manifest(
-        version=version,
-        model=before.model,
-        feature_space=before.feature_space,
-        created=now.strftime("%Y-%m-%d"),
-        command=command,
-        parents=(before.version,),
-        data=before.data | {"adapters": before.data.get("adapters", {}) | described, **base},
-        metrics=before.metrics | {"adapters": [one.to_json() for one in judged]},
-    )
-    folder = save(whole, manifest, artifacts)
+    before, rows = parent.manifest, [one.to_json() for one in judged]
+    data = before.data | {
+        "adapters": before.data.get("adapters", {}) | described,
+        "base_model": before.model,
+        "base_model_sha256": weights_digest(bench.path),
+    }
+    origin = Origin((before.version,), data, before.metrics | {"adapters": rows})
+    folder = save_new(replace(artifact, adapters=folders), name, origin, artifacts)
     Ruling(
-        candidate=version,
+        candidate=folder.name,
         fingerprint=fingerprint(folder),
         against=before.version,
         is_passed=True,
         reasons=(),
-        created=now.isoformat(timespec="seconds"),
-        metrics={"adapters": [one.to_json() for one in judged]},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        metrics={"adapters": rows},
     ).save(artifacts)
     return folder

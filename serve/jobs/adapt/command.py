@@ -12,7 +12,6 @@ import click
 from tqdm import tqdm
 
 from serve.artifacts.artifact import Artifact
-from serve.artifacts.making import command_line
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load
 from serve.home import Home
@@ -139,7 +138,7 @@ def adapt(
     trained = [train_adapter(material, bench) for material in materials]
     prompts = tuple(of_role(load_prompts(DEFAULT_PROMPTS), Role.FEEDBACK)[:num_prompts])
     judged = judge_adapters(trained, bench, Asking(prompts, samples, max_tokens, seed, rank))
-    folder = write_version(judged, bench, parent, name, command_line(), home.artifacts)
+    folder = write_version(judged, bench, parent, name, home.artifacts)
     for one in trained:
         shutil.rmtree(one.work)
     if as_json:
