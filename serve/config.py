@@ -144,7 +144,7 @@ class PersonalizationConfig(Section):
         True, description="Stop losing candidates at checkpoints, and stream the survivor from there."
     )
     checkpoints: tuple[Annotated[int, Field(ge=2, le=100_000)], ...] = Field(
-        (16, 32, 64), max_length=16, description="Generated tokens at which candidates are compared."
+        (24, 32, 48), max_length=16, description="Generated tokens at which candidates are compared."
     )
     gate: float = Field(0.6, ge=0.5, le=1, description="P(better than the base answer) a candidate needs to be served.")
     steering_gate: float = Field(0.8, ge=0.5, le=1, description="P(steering gains) needed to steer at all.")

@@ -38,6 +38,7 @@ class Artifact:
     response: Array  # (D, D): Cov(φ, φ) over plain answers
     audit: dict[str, bool] = field(default_factory=dict)  # named direction -> may steer; absent: it may
     max_dose: float = 0.2
+    min_p: float = 0.0  # steered candidates draw no token less likely than this share of the likeliest one
     adapters: tuple[str | None, ...] = ()  # (K,) folder of each prototype's adapter; empty: none
     instructions: tuple[str, ...] = ()  # shared style sentences
     instruction_effects: Array | None = None  # (I, D)
@@ -80,4 +81,4 @@ class Artifact:
         coeffs: tuple[float, ...] = ()
         if arm.dose > 0.0:
             coeffs = tuple((arm.steering_coefficients @ self._to_engine).tolist())
-        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction)
+        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction, self.min_p if coeffs else 0.0)

@@ -139,6 +139,7 @@ def load(folder: Path) -> Artifact:
             response=response,
             audit=described["audit"],
             max_dose=described["max_dose"],
+            min_p=described.get("min_p", 0.0),
             adapters=_read_adapters(folder, manifest, described["adapters"]),
             instructions=tuple(described["instructions"]),
             instruction_effects=effects,
@@ -175,6 +176,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "population": described,
         "audit": artifact.audit,
         "max_dose": artifact.max_dose,
+        "min_p": artifact.min_p,
         "adapters": _copy_adapters(artifact, folder),
         "instructions": list(artifact.instructions),
     }

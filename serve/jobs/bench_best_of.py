@@ -200,7 +200,7 @@ class _Bench:
             engine = self._extended
             rules = self._rules if n > 1 else BestOf()
             if way == "halving":
-                rules = BestOf(rules.readout, rules.judges, checkpoints=(16, 32, 64))
+                rules = BestOf(rules.readout, rules.judges, checkpoints=(24, 32, 48))
             request = GenerationRequest(
                 request.request_id,
                 request.sampling,

@@ -34,6 +34,7 @@ class Order:
     steering: SteeringRequest = NO_STEERING
     instruction: str | None = None  # put before the conversation as a system message
     adapter: str | None = None  # folder of a LoRA
+    min_p: float = 0.0  # least share of the likeliest token
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,6 +77,7 @@ class Generator:
                 max_tokens=order.max_tokens,
                 temperature=order.temperature,
                 seed=order.seed,
+                min_p=order.min_p,
                 logprobs=0,
                 extra_args=order.steering.to_extra_args(),
             )

@@ -48,7 +48,8 @@ class MakeConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
-    max_dose: float = 0.15
+    max_dose: float = 0.3
+    min_p: float = 0.02
     num_questions: int = 64
     seed: int = 0
 
@@ -83,7 +84,14 @@ class Measured:
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
-@click.option("--max-dose", default=0.15, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option(
+    "--min-p",
+    default=0.02,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0),
+    help="Steered answers draw no token less likely than this share of the likeliest one.",
+)
 @click.option("--seed", default=0, show_default=True)
 def make(
     corpus_folders: tuple[Path, ...],
@@ -96,6 +104,7 @@ def make(
     people: int,
     events: int,
     max_dose: float,
+    min_p: float,
     seed: int,
 ) -> None:
     """Make an artifact from a corpus and simulated people."""
@@ -104,6 +113,7 @@ def make(
         people=PeopleConfig(num_people=people, num_events=events),
         rank=rank,
         max_dose=max_dose,
+        min_p=min_p,
         seed=seed,
     )
     corpus = join([load_corpus(folder) for folder in corpus_folders])
@@ -132,7 +142,7 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     population = without_base(population)
     shown = within_prompts(population.features(features), prompts)
     response = np.asarray(np.cov(shown, rowvar=False), np.float64)
-    artifact = Artifact(population, space, response, max_dose=config.max_dose)
+    artifact = Artifact(population, space, response, max_dose=config.max_dose, min_p=config.min_p)
     questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
     return replace(artifact, questions=questions), _metrics(measured, report)
 

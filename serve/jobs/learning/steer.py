@@ -168,7 +168,7 @@ async def _measure(
                 direction = np.sign(dose) * np.eye(artifact.population.num_features)[row]
                 arm = artifact.engine_arm(Arm("steered", direction, abs(dose)))
                 steering = SteeringRequest(arm.coeffs, arm.dose, pool=True)
-                steered = [replace(order, steering=steering) for order in orders[: len(prompts)]]
+                steered = [replace(order, steering=steering, min_p=arm.min_p) for order in orders[: len(prompts)]]
                 answers = await _answered(generator, steered)
                 effects.append(_effect(name, dose, answers, standard, len(prompts)))
                 bar.update(len(steered))

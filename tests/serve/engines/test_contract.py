@@ -379,6 +379,20 @@ async def test_choosing_and_measuring_wait_for_no_step(engine: Engine, monkeypat
     assert "read_states" not in asked
 
 
+async def test_an_arm_may_draw_likely_tokens_alone(engine: Engine) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine draws nothing")
+    steered, rules = _steered(engine, 0), BestOf(num_best=2)
+    surest = dataclasses.replace(steered, min_p=1.0)
+    (base, drawn), *_ = await _answers(engine, _request(sampling=SAMPLING, arms=(BASE, surest), best_of=rules))
+    greedy = msgspec.structs.replace(SAMPLING, temperature=0.0)
+    (_, likeliest), *_ = await _answers(engine, _request(sampling=greedy, arms=(BASE, steered), best_of=rules))
+    assert drawn == likeliest
+    (untouched, free), *_ = await _answers(engine, _request(sampling=SAMPLING, arms=(BASE, steered), best_of=rules))
+    assert untouched == base
+    assert free != drawn
+
+
 async def test_doubt_keeps_the_base(engine: Engine) -> None:
     arms = (BASE, _steered(engine, 0), _steered(engine, 1))
     rules = dataclasses.replace(_judge(engine, doubt=1e6), gate=0.95)
