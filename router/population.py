@@ -1,12 +1,13 @@
 """What everyone's feedback teaches: reward basis, prototypes, flip rate, tempering, gating.
 
 EM over people, `w_u ~ Σ_k π_k N(m_k, S_k)` with full covariances and a Laplace E-step (empirical Bayes; prototypes as
-in PAL, MaxMin-RLHF and MiCRo). The E-step of a person needs that person's evidence alone, so a caller can map blocks of
-people anywhere. K is chosen by held-out evidence on some of the people where there are many; EM then goes over
-everybody. Knows nothing of stores or texts.
+in PAL, MaxMin-RLHF and MiCRo), robust to people who belong to no prototype. The E-step of a person needs that person's
+evidence alone, so a caller can map blocks of people anywhere. K is chosen by held-out evidence on some of the people
+where there are many; EM then goes over everybody. Knows nothing of stores or texts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
@@ -19,7 +20,8 @@ from router.feedback import FeedbackTable, Index
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
 from router.inputs import Features, Inputs
-from router.laplace import Factor, fit_mode, gaussian
+from router.laplace import Factor, Mode, fit_mode, gaussian
+from router.outliers import FEWEST_ODD, log_trust, odd_ones, trust_of_many
 from router.types import Array, Evidence, Population
 
 Found = TypeVar("Found", "Prior", Basis)
@@ -27,6 +29,8 @@ MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterabl
 BLOCK = 250  # people a task
 SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
+MAX_SIFTINGS = 2  # of people who are no evidence about the others
+SUSPICION = 2.0  # how much larger the share of odd people is taken to be at first
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
 MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
@@ -68,6 +72,7 @@ class FitConfig:
     flip_rates: tuple[float, ...] = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25)
     temperings: tuple[float, ...] = (1.0, 0.8, 0.6)
     held_out_share: float = 0.15
+    odd_share: float = 0.0  # of people who may be no evidence about the others (`router.outliers`); 0: all are
     max_choosing: int = 10_000  # people on whom K is chosen and EM begun; everybody is in its last steps
 
     def __post_init__(self) -> None:
@@ -83,6 +88,8 @@ class FitConfig:
             raise ValueError("max_choosing must be at least 2")
         if not 0.0 < self.held_out_share < 1.0:
             raise ValueError("held_out_share must be between 0 and 1")
+        if not 0.0 <= self.odd_share <= 0.3:
+            raise ValueError("odd_share must be between 0 and .3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +114,7 @@ class Prior:
     base: Array  # (L,) what offsets already carry of everyone's reward
     flip_rate: float = 0.0
     has_thumbs: bool = False  # whether any evidence bears on the threshold
+    odd_share: float = 0.0  # of people who belong to no prototype
 
     def stretched(self, factor: float, flip_rate: float) -> "Prior":
         """Return the prior whose scores, base included, are `factor` times as large.
@@ -130,6 +138,7 @@ class Task:
     log_weights: Array  # (K,)
     flip_rate: float
     starts: Array  # (B, K, L)
+    odd_share: float = 0.0
 
 
 class Believed(NamedTuple):
@@ -138,6 +147,7 @@ class Believed(NamedTuple):
     joint: Array  # (B, K) log evidence and log weight of each prototype
     means: Array  # (B, K, L)
     doubt: Array  # (K, L, L) sum of people's covariances, each counted by its share of the prototype
+    trust: Array | float = 0.0  # (B, K) log probability that they belong to the prototype, not to nobody's taste
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +157,19 @@ class FitReport:
     held_out_log_evidence: dict[int, float]  # number of prototypes -> mean per held-out person
     log_evidence: float  # mean per person of the final fit
     groups: GroupReport
+    num_left_out: int = 0  # people who were no evidence about the others
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A fit whose basis is there."""
+
+    people: Sequence[Evidence]
+    prompts: Array | None
+    rows: Array  # (D, P)
+    start: Prior
+    rng: np.random.Generator
+    order: Index | None = None  # (U,) who is asked first to choose the number of prototypes; None: drawn
 
 
 def plain_layout(features: Features, fixed_rows: Array | None = None, names: tuple[str, ...] = ()) -> FeatureLayout:
@@ -166,7 +189,28 @@ def fit_population(
     seed: int,
     run: Run = HERE,
 ) -> tuple[Population, FitReport]:
-    """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`."""
+    """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`.
+
+    Where some people are no evidence about the others (`router.outliers`), all is learned without them.
+    """
+    kept, begun = np.arange(table.num_people), _begin(table, layout, config, seed, run)
+    order = deepcopy(begun.rng).permutation(table.num_people)
+    for _ in range(MAX_SIFTINGS if config.odd_share else 0):
+        already = table.num_people - len(kept)
+        fewest, most = FEWEST_ODD * table.num_people - already, config.odd_share * table.num_people - already
+        is_odd = odd_ones(_trust(begun, config, run), fewest, most)
+        if not is_odd.any():
+            break
+        kept = kept[~is_odd]
+        # Who chooses the number of prototypes stays the same, so that leaving some out does not draw lots anew.
+        left = np.searchsorted(kept, order[np.isin(order, kept)])
+        begun = replace(_begin(table.subset(kept), layout, config, seed, run), order=left)
+    population, report = _finish(begun, layout, config, run)
+    return population, replace(report, num_left_out=table.num_people - len(kept))
+
+
+def _begin(table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, run: Run) -> _Begun:
+    """Learn the basis from everybody in the table."""
     rng = np.random.default_rng(seed)
     features = table.features
 
@@ -181,19 +225,36 @@ def fit_population(
     )  # what the basis drew, found or recalled
     base = learned.base * layout.base_scales
     rows = np.vstack([layout.fixed_rows, learned.directions * layout.taste_scales, base])  # (D, P)
-    D = rows.shape[0]
-    base_weights = np.zeros(D)
+    base_weights = np.zeros(len(rows))
     base_weights[-1] = 1.0
     people = table.evidence_of(Inputs(features, layout.center, 1.0 / layout.scale) @ rows.T, base_weights)
-    start = single_prior(people, base_weights, learned.threshold)
-    prior, held_out, by_size = choose_prior(people, start, config, rng, run)
+    return _Begun(people, table.prompts, rows, single_prior(people, base_weights, learned.threshold), rng)
+
+
+def _trust(begun: _Begun, config: FitConfig, run: Run) -> Array:
+    """Return how far each person's taste is one that many have, (U,).
+
+    Judged with the most prototypes there are: a minority that gains too little by one of its own is not odd.
+    """
+    finest = replace(config, num_prototypes=config.num_prototypes[-1:])
+    start = replace(begun.start, odd_share=config.odd_share)
+    prior, _, _ = choose_prior(begun.people, start, finest, deepcopy(begun.rng), run, begun.order)
+    believed = e_step(begun.people, prior, prior.means, run.map_people)
+    return trust_of_many(believed.joint, np.asarray(believed.trust))
+
+
+def _finish(begun: _Begun, layout: FeatureLayout, config: FitConfig, run: Run) -> tuple[Population, FitReport]:
+    """Learn the prior in the basis."""
+    people, rows = begun.people, begun.rows
+    base_weights = begun.start.base[:-1]
+    prior, held_out, by_size = choose_prior(people, begun.start, config, begun.rng, run, begun.order)
     population = to_population(prior, rows, layout, base_weights)
     population = replace(population, tempering=choose_tempering(population, held_out, config.temperings))
     groups = report_groups(population, held_out)
     prior, log_evidence = run_em(people, prior, 3, config, run)
     population = replace(to_population(prior, rows, layout, base_weights), tempering=population.tempering)
-    if table.prompts is not None:
-        gating = fit_gating(table.prompts, log_evidence - prior.log_weights, prior.log_weights)
+    if begun.prompts is not None:
+        gating = fit_gating(begun.prompts, log_evidence - prior.log_weights, prior.log_weights)
         population = replace(population, gating_weights=gating)
     mean = float(logsumexp(log_evidence, axis=1).mean())
     return population, FitReport(by_size, mean, groups)
@@ -205,13 +266,15 @@ def choose_prior(
     config: FitConfig,
     rng: np.random.Generator,
     run: Run = HERE,
+    order: Index | None = None,
 ) -> tuple[Prior, list[Evidence], dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
     More prototypes must gain more than two standard errors of the paired difference. Of more than `max_choosing` people
-    so many, drawn at random, decide. Returns the prior, the held-out people, and the mean held-out log evidence by K.
+    so many, drawn at random or first in `order` (U,), decide. Returns the prior, the held-out people, and the mean
+    held-out log evidence by K.
     """
-    order = rng.permutation(len(people))[: config.max_choosing]
+    order = (rng.permutation(len(people)) if order is None else order)[: config.max_choosing]
     num_held_out = max(1, round(config.held_out_share * len(order)))
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
@@ -238,7 +301,9 @@ def run_em(
 
     def better(iteration: int) -> Prior:
         nonlocal starts
-        believed = e_step(people, prior, starts, run.map_people)
+        # Odd people widen the prior in which they are judged: suspicion is larger at first.
+        suspicion = prior.odd_share * (1.0 + SUSPICION * (1.0 - (iteration + 1) / iterations))
+        believed = e_step(people, replace(prior, odd_share=suspicion), starts, run.map_people)
         found, starts = m_step(prior, believed), believed.means
         if iteration % 2 == 1 and iteration < iterations - 1:
             return fit_flip_rate(people, found, starts, config.flip_rates, run.map_people)
@@ -255,12 +320,13 @@ def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: 
         starts = np.broadcast_to(starts, (len(people), *starts.shape))
     factor = gaussian(prior.means, prior.covariances)
     tasks = [
-        Task(people[first : first + BLOCK], factor, prior.log_weights, prior.flip_rate, starts[first : first + BLOCK])
-        for first in range(0, len(people), BLOCK)
+        Task(people[block], factor, prior.log_weights, prior.flip_rate, starts[block], prior.odd_share)
+        for block in (slice(first, first + BLOCK) for first in range(0, len(people), BLOCK))
     ]
     parts = list(map_people(believe, tasks))
     joint, means = np.concatenate([part.joint for part in parts]), np.concatenate([part.means for part in parts])
-    return Believed(joint, means, np.sum([part.doubt for part in parts], axis=0))
+    trust = np.concatenate([part.trust for part in parts])
+    return Believed(joint, means, np.sum([part.doubt for part in parts], axis=0), trust)
 
 
 def believe(task: Task) -> Believed:
@@ -269,29 +335,37 @@ def believe(task: Task) -> Believed:
         fit_mode(person, person.weights, task.flip_rate, task.factor, start)
         for person, start in zip(task.people, task.starts, strict=True)
     ]
+    return weighed(task, modes)
+
+
+def weighed(task: Task, modes: Sequence[Mode]) -> Believed:
+    """Return what the modes (B,) of a block of people come to, each under every prototype."""
     joint = np.array([mode.log_evidence for mode in modes]) + task.log_weights
     covariances = np.linalg.inv(np.array([mode.precision for mode in modes]))
-    doubt = np.einsum("uk,ukij->kij", np.exp(log_softmax(joint, axis=1)), covariances, optimize=True)
-    return Believed(joint, np.array([mode.means for mode in modes]), doubt)
+    trust = log_trust(task.odd_share, task.factor, modes, task.people) if task.odd_share else np.zeros_like(joint)
+    joint = joint - trust  # whoever belongs to no prototype is near one all the same
+    doubt = np.einsum("uk,ukij->kij", np.exp(log_softmax(joint, axis=1) + trust), covariances, optimize=True)
+    return Believed(joint, np.array([mode.means for mode in modes]), doubt, trust)
 
 
 def m_step(prior: Prior, believed: Believed) -> Prior:
     """Return the prior that explains what is believed best, each covariance shrunk to the pooled one."""
-    joint, means, doubt = believed
-    U, K, L = means.shape
-    shares = np.exp(log_softmax(joint, axis=1))  # (U, K)
+    joint, means, doubt, trust = believed
+    _, K, L = means.shape
+    shares = np.exp(log_softmax(joint, axis=1) + trust)  # (U, K)
     sizes = shares.sum(axis=0)
-    pooled_mean = np.einsum("uk,ukl->l", shares, means) / U
+    total = max(float(sizes.sum()), TRACE)
+    pooled_mean = np.einsum("uk,ukl->l", shares, means) / total
     # A trace of the pooled mean keeps an empty prototype defined. More would add up over the iterations: one whole
     # pseudo-person halved a minority's deviation.
     centers = (np.einsum("uk,ukl->kl", shares, means) + TRACE * pooled_mean) / (sizes + TRACE)[:, None]
     deviations = means - centers
     scatter = doubt + np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
-    pooled = scatter.sum(axis=0) / U
+    pooled = scatter.sum(axis=0) / total
     strength = float(L) if K > 1 else 0.0
     shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]
     shrunk = 0.5 * (shrunk + shrunk.transpose(0, 2, 1)) + SMALLEST_VARIANCE * np.eye(L)
-    return replace(prior, log_weights=np.log((sizes + 1.0) / (U + K)), means=centers, covariances=shrunk)
+    return replace(prior, log_weights=np.log((sizes + 1.0) / (total + K)), means=centers, covariances=shrunk)
 
 
 def fit_flip_rate(
@@ -391,7 +465,7 @@ def _doubt(people: Sequence[Evidence], means: Array, single: Prior, members: Ind
     """Return the sum (1, L, L) of the members' covariances."""
     if not len(members):
         return np.zeros_like(single.covariances)
-    return e_step([people[index] for index in members], single, means[members]).doubt
+    return e_step([people[index] for index in members], replace(single, odd_share=0.0), means[members]).doubt
 
 
 def _spread(points: Array, K: int, rng: np.random.Generator) -> Index:

@@ -11,11 +11,9 @@ import ctypes
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from serve.config import Config
 from serve.errors import ConfigurationError, EngineUnavailable
 from serve.home import Home
 from serve.models import find_model
+from serve.run_folder import run_folder
 
 PR_SET_CHILD_SUBREAPER = 36
 OBJECT_STORE_BYTES = 80 * 1024 * 1024  # Ray's smallest; tokens do not go through it
@@ -51,7 +50,7 @@ def serve_forever(config: Config, home: Home) -> None:
     if config.engine.kind == "vllm":
         find_model(config.model.id, config.model.revision, home)
     stop = _Stop()
-    with _adopted_processes(), _runtime_folder() as runtime, _ray_stopped_at_exit(), stop.on_signals():
+    with run_folder() as runtime, _adopted_processes(), _ray_stopped_at_exit(), stop.on_signals():
         _set_environment(config, runtime)
         begin = time.monotonic()
         _say(f"starting Ray and the engine ({config.engine.kind}: {config.model.name}); this takes up to two minutes")
@@ -106,11 +105,13 @@ def _free_port() -> int:
 
 def _set_environment(config: Config, runtime: Path) -> None:
     """Set what Ray, Ray Serve and prometheus-client read at import; workers inherit it."""
-    metrics = runtime / "metrics"
-    metrics.mkdir()
+    metrics, sockets = runtime / "metrics", runtime / "vllm"
+    for folder in (metrics, sockets, runtime / "haproxy"):
+        folder.mkdir()
     os.environ.update(
         {
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "VLLM_RPC_BASE_PATH": str(sockets),  # its processes leave them behind when they are ended
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # this cluster's own; none is kept
             "RAY_DEDUP_LOGS": "0",
@@ -239,17 +240,6 @@ class _Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@contextmanager
-def _runtime_folder() -> Iterator[Path]:
-    """Sockets, logs and metric files of this run; short, because Unix socket paths are."""
-    folder = Path(tempfile.mkdtemp(prefix="palate-"))
-    try:
-        (folder / "haproxy").mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def free_port() -> int:
 def running_server(
     folder: Path, engine: str, settings: dict[str, dict[str, object]] | None = None, api_key: str | None = None
 ) -> Iterator[Server]:
-    """Start a server, wait for its line with the address, stop it, and check that no process is left."""
+    """Start a server, wait for its line with the address, stop it, and check that no process and no folder is left."""
     port = free_port()
     tree: dict[str, dict[str, object]] = {
         "http": {"port": port},
@@ -90,6 +90,7 @@ def running_server(
         )
     process = psutil.Process(popen.pid)
     family: list[psutil.Process] = []
+    folders: set[Path] = set()
     try:
         _wait_for_address(popen, folder)
         model = httpx.get(f"http://127.0.0.1:{port}/version", trust_env=False).json()["model"]
@@ -97,6 +98,7 @@ def running_server(
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             family = process.children(recursive=True)
+        folders = {folder for one in family for folder in _run_folders(one)}
         popen.send_signal(signal.SIGTERM)
         try:
             popen.wait(STOP_TIMEOUT_S)
@@ -112,6 +114,16 @@ def running_server(
                 orphan.kill()
     assert not left, f"left behind: {left}"
     assert popen.returncode == 0
+    assert folders, "no process says where the run's folder is"
+    assert not [folder for folder in folders if folder.exists()]
+
+
+def _run_folders(process: psutil.Process) -> list[Path]:
+    """Find where a server's process keeps its sockets, if it says so."""
+    with contextlib.suppress(psutil.Error):
+        sockets = process.environ().get("VLLM_RPC_BASE_PATH")
+        return [Path(sockets).parent] if sockets else []
+    return []
 
 
 def _wait_for_address(popen: subprocess.Popen[str], folder: Path) -> None:

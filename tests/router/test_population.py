@@ -324,6 +324,7 @@ def event() -> Comparison:
         ({"em_iterations": 0}, "at least 1"),
         ({"num_restarts": 0}, "at least 1"),
         ({"held_out_share": 1.0}, "between 0 and 1"),
+        ({"odd_share": 0.5}, "between 0 and .3"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:

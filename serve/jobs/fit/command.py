@@ -94,6 +94,7 @@ def fit(
         parents=(parent.version,),
         data={
             "people": found.num_people,
+            "people_left_out": found.num_left_out,
             "held_out_share": config.held_out_share,
             "events": gathered.num_events,
             "first_at": gathered.first_at,

@@ -37,6 +37,7 @@ class RefitConfig:
     parent_people: float = 50.0  # how many people the parent's prior counts for
     max_share: float = 0.05  # of all evidence that one person may hold
     max_move: float = 0.25  # logits by which one person's removal may change a prototype's reward of answers
+    odd_share: float = 0.1  # of people, at most, who are left out because they are no evidence about the others
     held_out_share: float = 0.2  # of people, by their places
     em_iterations: int = 10
     max_choosing: int = 4_000  # people on whom prototypes are chosen; all the others join in the last steps
@@ -68,6 +69,7 @@ class Refit:
     parent_share: float  # of the prior
     largest_share: float  # of the evidence, that one person holds
     num_people: int  # learned from
+    num_left_out: int  # of these, who were no evidence about the others
 
 
 def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitConfig, run: Run = HERE) -> Refit:
@@ -87,7 +89,7 @@ def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitCo
         )
     learned = capped(table.subset(np.flatnonzero(~is_held_out)), config.max_share)
     questions = table.subset(held_out)
-    population, move, share = _fit(parent, learned, config, run)
+    population, num_left_out, move, share = _fit(parent, learned, config, run)
     return Refit(
         artifact=_artifact(parent, population, learned),
         candidate=_verdict(population, questions),
@@ -96,11 +98,12 @@ def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitCo
         parent_share=share,
         largest_share=largest_share(learned),
         num_people=learned.num_people,
+        num_left_out=num_left_out,
     )
 
 
-def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) -> tuple[Population, float, float]:
-    """Return the population, how far one person moves it, and the parent's share in its prior."""
+def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) -> tuple[Population, int, float, float]:
+    """Return the population, how many were left out, how far one person moves it, the parent's share in its prior."""
     population = parent.population
     P = len(population.center)
     rank = min(config.rank, table.num_people // config.people_per_direction)
@@ -114,18 +117,22 @@ def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) 
         names=population.attribute_names[: len(_own_rows(parent))] or ("",) * len(_own_rows(parent)),
     )
     fitting = FitConfig(
-        BasisConfig(rank=rank), tuple(sizes), em_iterations=config.em_iterations, max_choosing=config.max_choosing
+        BasisConfig(rank=rank),
+        tuple(sizes),
+        em_iterations=config.em_iterations,
+        max_choosing=config.max_choosing,
+        odd_share=config.odd_share,
     )
-    fitted, _ = fit_population(table, own, fitting, config.seed, run)
+    fitted, report = fit_population(table, own, fitting, config.seed, run)
     smallest = float(fitted.mixture_weights.min()) * table.num_people
     if fitted.num_prototypes > 1 and smallest < config.min_people:
-        fitted, _ = fit_population(table, own, replace(fitting, num_prototypes=(1,)), config.seed, run)
+        fitted, report = fit_population(table, own, replace(fitting, num_prototypes=(1,)), config.seed, run)
     move = largest_move(fitted, table, fitting, run.map_people, config.max_move)
     share = config.parent_people / (config.parent_people + table.num_people)
     share = max(
         share, 1.0 - config.max_move / max(move, config.max_move)
     )  # everything moves by what is not the parent's
-    return drawn_to(fitted, population, share), (1.0 - share) * move, share
+    return drawn_to(fitted, population, share), report.num_left_out, (1.0 - share) * move, share
 
 
 def _own_rows(parent: Artifact) -> Array:

@@ -54,9 +54,9 @@ def largest_move(
     Tried for the `NUM_SUSPECTS` who pull most; where no pull matters beside `bound`, the strongest pull is returned.
     """
     people = table.evidence(population)
-    start = prior_of(population)
+    start = replace(prior_of(population), odd_share=config.odd_share)  # or who was left out would count as moving
     believed = e_step(people, start, start.means, map_people)
-    shares = np.exp(log_softmax(believed.joint, axis=1))  # (U, K)
+    shares = np.exp(log_softmax(believed.joint, axis=1) + believed.trust)  # (U, K)
     response = _response(population, table)
     pulls = shares / np.maximum(shares.sum(axis=0), 1.0) * _lengths(believed.means - start.means, response)  # (U, K)
     strongest = pulls.max(axis=1)  # (U,)
