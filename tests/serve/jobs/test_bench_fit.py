@@ -27,7 +27,7 @@ def test_a_small_run_fills_every_measure(tmp_path: Path) -> None:
     for cost in (first, second):
         assert cost.peak_mib > cost.start_mib > 0.0
         assert min(cost.table_cpu_s, cost.fit_cpu_s, cost.fit_s) > 0.0
-        assert 0.4 < cost.accuracy <= 1.0
+        assert 0.0 < cost.accuracy <= 1.0  # of a dozen people: a number, not a verdict
     (growth,) = report["growth"]
     assert growth["cpu"] == pytest.approx(np.log(second.cpu_s / first.cpu_s) / np.log(1.5))
     assert growths([first, replace(first, people=120)])[0]["memory"] == 0.0
