@@ -107,7 +107,9 @@ def plan_arms(
         if request.chat is not None and config.instructions and artifact.instruction_effects is not None:
             picked = pick_instruction(route.judge, artifact.instruction_effects, config.steering_gate)
             instruction = None if picked is None else artifact.instructions[picked]
-        plans.append(plan_candidates(route, artifact.space, plan, rng, instruction).arms)
+        arms = plan_candidates(route, artifact.space, plan, rng, instruction).arms
+        share = artifact.bearable(request.sampling.temperature)
+        plans.append(tuple(replace(arm, dose=share * arm.dose) for arm in arms))
     if len(plans) == 1:
         return plans[0]
     base, *_ = plans[0]

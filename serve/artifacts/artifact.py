@@ -38,6 +38,7 @@ class Artifact:
     response: Array  # (D, D): Cov(φ, φ) over plain answers
     audit: dict[str, bool] = field(default_factory=dict)  # named direction -> may steer; absent: it may
     max_dose: float = 0.2
+    dose_temperature: float = 1.0  # up to which text bears `max_dose`; above it, less
     min_p: float = 0.0  # steered candidates draw no token less likely than this share of the likeliest one
     adapters: tuple[str | None, ...] = ()  # (K,) folder of each prototype's adapter; empty: none
     instructions: tuple[str, ...] = ()  # shared style sentences
@@ -60,6 +61,14 @@ class Artifact:
         adapters = self.adapters or (None,) * population.num_prototypes
         metric = directions.T @ directions
         return SteeringSpace(population, metric, self.response, allowed, adapters, self.max_dose)
+
+    def bearable(self, temperature: float | None) -> float:
+        """Return the share of a dose that text bears at a sampling temperature; None is the protocol's 1.
+
+        Steering and heat fatten the same tail of unlikely tokens; the third power is what reading at .8 and 1 gave.
+        """
+        heat = 1.0 if temperature is None else temperature
+        return 1.0 if heat <= self.dose_temperature else (self.dose_temperature / heat) ** 3
 
     @cached_property
     def _to_engine(self) -> Array:

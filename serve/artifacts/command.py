@@ -49,7 +49,8 @@ def show_command(version: str, as_json: bool) -> None:
     click.echo(
         f"{population.num_features} reward features over the {artifact.feature_space.num_features} of "
         f"{manifest.feature_space}, {population.num_prototypes} prototypes, flip rate {population.flip_rate:.3f}, "
-        f"largest dose {artifact.max_dose}, tokens of at least {artifact.min_p:.0%} of the likeliest one"
+        f"largest dose {artifact.max_dose} up to temperature {artifact.dose_temperature}, "
+        f"tokens of at least {artifact.min_p:.0%} of the likeliest one"
     )
     for name in filter(None, population.attribute_names):
         click.echo(f"  {name}: {'may steer' if artifact.audit.get(name, True) else 'judges only'}")
@@ -72,6 +73,7 @@ def diff_command(old: str, new: str) -> None:
         "prototypes": (first.population.num_prototypes, second.population.num_prototypes),
         "flip rate": (round(first.population.flip_rate, 4), round(second.population.flip_rate, 4)),
         "largest dose": (first.max_dose, second.max_dose),
+        "up to temperature": (first.dose_temperature, second.dose_temperature),
         "least share of the likeliest token": (first.min_p, second.min_p),
         "attributes": (_names(first.population.attribute_names), _names(second.population.attribute_names)),
         "may not steer": (_barred(first.audit), _barred(second.audit)),

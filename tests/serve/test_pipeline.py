@@ -161,6 +161,18 @@ async def test_one_candidate_is_the_steered_one(world: World) -> None:
     assert report.to_json()["candidate_tokens"] == 40
 
 
+async def test_steering_cools_with_heat_and_the_base_is_left_alone(world: World) -> None:
+    await world.teach(ANNA, LONG, SHORT)
+    doses = {}
+    for heat in (1.0, 2.0):
+        _, report = await world.ask(options=Options(best_of=3), request=world.request(temperature=heat))
+        base, *steered = report.arms
+        assert (base.kind, base.dose) == ("base", 0.0)
+        doses[heat] = [arm.dose for arm in steered]
+    assert min(doses[1.0]) > 0.0
+    np.testing.assert_allclose(doses[2.0], np.array(doses[1.0]) / 8)
+
+
 async def test_halving_spends_less_and_serves_the_same_taste(world: World) -> None:
     await world.teach(ANNA, LONG, SHORT)
     spent = {}

@@ -49,6 +49,7 @@ class MakeConfig:
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
     max_dose: float = 0.3
+    dose_temperature: float = 0.8
     min_p: float = 0.02
     num_questions: int = 64
     seed: int = 0
@@ -86,6 +87,13 @@ class Measured:
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
 @click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option(
+    "--dose-temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(0.1, 2.0),
+    help="Up to this sampling temperature.",
+)
+@click.option(
     "--min-p",
     default=0.02,
     show_default=True,
@@ -104,6 +112,7 @@ def make(
     people: int,
     events: int,
     max_dose: float,
+    dose_temperature: float,
     min_p: float,
     seed: int,
 ) -> None:
@@ -113,6 +122,7 @@ def make(
         people=PeopleConfig(num_people=people, num_events=events),
         rank=rank,
         max_dose=max_dose,
+        dose_temperature=dose_temperature,
         min_p=min_p,
         seed=seed,
     )
@@ -142,7 +152,14 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
     population = without_base(population)
     shown = within_prompts(population.features(features), prompts)
     response = np.asarray(np.cov(shown, rowvar=False), np.float64)
-    artifact = Artifact(population, space, response, max_dose=config.max_dose, min_p=config.min_p)
+    artifact = Artifact(
+        population,
+        space,
+        response,
+        max_dose=config.max_dose,
+        dose_temperature=config.dose_temperature,
+        min_p=config.min_p,
+    )
     questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
     return replace(artifact, questions=questions), _metrics(measured, report)
 

@@ -30,6 +30,8 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         make_artifact(),
         audit={"formal": False},
         max_dose=0.15,
+        dose_temperature=0.8,
+        min_p=0.02,
         instructions=("Be brief.",),
         instruction_effects=np.array([[1.0, 0.0, 0.5]]),
     )
@@ -39,6 +41,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.population.to_arrays()[name], value)
     assert found.feature_space.id == artifact.feature_space.id
     assert (found.audit, found.max_dose, found.instructions) == ({"formal": False}, 0.15, ("Be brief.",))
+    assert (found.dose_temperature, found.min_p) == (0.8, 0.02)
     np.testing.assert_array_equal(found.response, artifact.response)
     assert found.instruction_effects is not None
     np.testing.assert_array_equal(found.instruction_effects, [[1.0, 0.0, 0.5]])
@@ -47,6 +50,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     manifest = verify(folder)
     assert (manifest.metrics, manifest.parents) == ({"r2": 0.5}, ("a0",))
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {MANIFEST}
+
+
+def test_a_dose_falls_with_heat() -> None:
+    artifact = replace(make_artifact(), dose_temperature=0.8)
+    assert [artifact.bearable(heat) for heat in (0.0, 0.5, 0.8)] == [1.0, 1.0, 1.0]
+    assert artifact.bearable(1.0) == pytest.approx(0.512)
+    assert artifact.bearable(None) == artifact.bearable(1.0)  # what nothing said stands for
+    assert artifact.bearable(1.6) == pytest.approx(0.125)
 
 
 def test_a_version_is_written_once(tmp_path: Path) -> None:
