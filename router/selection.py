@@ -54,6 +54,8 @@ class GuardLimits:
     """Where guards begin. Penalties are in logits of a comparison, the unit of rewards."""
 
     max_degeneracy: float = 0.5  # at or above: veto. Prose measures below .1, tables and code below .4
+    free_degeneracy: float = 0.1  # repetition that costs nothing; more of it does where the base has less
+    degeneracy_penalty: float = 10.0  # logits per unit of repetition beyond it
     free_length_ratio: float = 2.0  # up to this multiple of the base answer's length costs nothing
     length_penalty: float = 1.0  # logits for every factor e beyond it
     min_length_tokens: int = 16  # a one-word base answer must not make every sentence "long"
@@ -64,11 +66,14 @@ class GuardLimits:
     def __post_init__(self) -> None:
         if not 0.0 < self.max_degeneracy <= 1.0:
             raise ValueError(f"max_degeneracy must lie in (0, 1], got {self.max_degeneracy}")
+        if not 0.0 <= self.free_degeneracy <= 1.0:
+            raise ValueError(f"free_degeneracy must lie in [0, 1], got {self.free_degeneracy}")
         if self.free_length_ratio < 1.0:
             raise ValueError(f"free_length_ratio must be at least 1, got {self.free_length_ratio}")
         if self.min_length_tokens < 1:
             raise ValueError(f"min_length_tokens must be at least 1, got {self.min_length_tokens}")
-        if min(self.length_penalty, self.truncation_penalty, self.similarity_penalty, self.free_similarity_drop) < 0:
+        penalties = self.degeneracy_penalty, self.length_penalty, self.truncation_penalty, self.similarity_penalty
+        if min(*penalties, self.free_similarity_drop) < 0:
             raise ValueError("penalties and allowances must be 0 or more; a guard never rewards")
 
 
@@ -118,6 +123,7 @@ def _penalty(stats: CandidateStats, base: CandidateStats, limits: GuardLimits) -
     allowed = limits.free_length_ratio * max(base.num_tokens, limits.min_length_tokens)
     penalty = limits.length_penalty * max(0.0, math.log(max(stats.num_tokens, 1) / allowed))
     penalty += limits.truncation_penalty * stats.is_truncated
+    penalty += limits.degeneracy_penalty * max(0.0, stats.degeneracy - max(base.degeneracy, limits.free_degeneracy))
     if stats.prompt_similarity is not None and base.prompt_similarity is not None:
         drop = base.prompt_similarity - stats.prompt_similarity - limits.free_similarity_drop
         penalty += limits.similarity_penalty * max(0.0, drop)

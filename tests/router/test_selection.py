@@ -55,6 +55,13 @@ def _stats(num_tokens: int = 100, **changes: float | bool | None) -> CandidateSt
     )
 
 
+def test_repetition_beyond_the_base_s_costs() -> None:
+    limits = GuardLimits()
+    plain, some, much = (CandidateStats(100, share) for share in (0.0, 0.1, 0.3))
+    assert guard_penalties([plain, some, much], limits).tolist() == pytest.approx([0.0, 0.0, 2.0])
+    assert guard_penalties([CandidateStats(100, 0.25), some, much], limits).tolist() == pytest.approx([0.0, 0.0, 0.5])
+
+
 def test_a_candidate_like_the_base_is_not_penalised() -> None:
     penalties = guard_penalties([_stats(), _stats(199), _stats(10), _stats(prompt_similarity=0.5)], GuardLimits())
     np.testing.assert_array_equal(penalties, np.zeros(4))
