@@ -1,7 +1,8 @@
 """vLLM's worker, extended: steers generated tokens, keeps the mean of their hidden states, hands it out, frees it.
 
 `worker_extension_cls` makes vLLM add this class to its worker; its methods are called by `collective_rpc`.
-Importing this module wraps the worker's `load_model`, because taps must be in place before the model is compiled.
+Importing this module wraps the worker's `load_model`, because taps must be in place before the model is compiled, and
+vLLM's adapters on CPUs.
 Needs model runner V1. Faults of one request are counted, never raised: an exception here would end the engine.
 """
 
@@ -20,6 +21,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from serve.engines.cpu_adapters import spare_the_base
 from serve.engines.sequence_states import IntArray, ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import Tap, attach, decoder_layers
@@ -295,3 +297,4 @@ def _wrap_load_model(load_model: Callable[..., None]) -> Callable[..., None]:
 
 
 Worker.load_model = _wrap_load_model(Worker.load_model)
+spare_the_base()
