@@ -2,8 +2,8 @@
 
 `worker_extension_cls` makes vLLM add this class to its worker; its methods are called by `collective_rpc`.
 Importing this module wraps the worker's `load_model`, because taps must be in place before the model is compiled, and
-vLLM's adapters on CPUs.
-Needs model runner V1. Faults of one request are counted, never raised: an exception here would end the engine.
+mends vLLM's adapters on CPUs. Needs model runner V1. Faults of one request are counted, never raised: an exception here
+would end the engine.
 """
 
 from __future__ import annotations
