@@ -51,7 +51,7 @@ class Report:
                 "mixture_weights": _rounded(route.mixture_weights),
                 "certainty": round(route.certainty, 4),
                 "steering": route.steering,
-                "dose": round(route.dose, 4),
+                "dose": round(max((arm.dose for arm in self.arms), default=0.0), 4),
                 "attributes": self.attributes,
             }
         overhead = {"routing": round(1e3 * self.routing_s, 3)}

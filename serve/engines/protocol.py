@@ -72,9 +72,7 @@ class EngineArm:
     dose: float = 0.0  # length of the added vector relative to each token's residual norm
     adapter: str | None = None  # folder of a LoRA, in PEFT's layout
     instruction: str | None = None  # put before the conversation as a system message
-    min_p: float = (
-        0.0  # least probability of a token drawn, as a share of the likeliest one's; the request's own if larger
-    )
+    min_p: float = 0.0  # least share of the likeliest token's probability; the request's own if larger
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -169,6 +169,7 @@ async def test_steering_cools_with_heat_and_the_base_is_left_alone(world: World)
         base, *steered = report.arms
         assert (base.kind, base.dose) == ("base", 0.0)
         doses[heat] = [arm.dose for arm in steered]
+        assert report.to_json()["dose"] == pytest.approx(max(doses[heat]), abs=1e-4)
     assert min(doses[1.0]) > 0.0
     np.testing.assert_allclose(doses[2.0], np.array(doses[1.0]) / 8)
 

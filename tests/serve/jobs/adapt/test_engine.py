@@ -54,9 +54,17 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     progress = train(tuned, tokenized(tokenizer, pairs, 32, 64), CONFIG, Forgetful(), lambda _: None)
     assert progress.losses[-1] < 0.5 < progress.losses[0]
     save_adapter(tuned, folder / "adapter", DEFAULT_MODEL.name)
-    adapted = replace(
-        parent, adapters=(str(folder / "adapter"),), population=replace(parent.population, version="adapted")
+    everybody = replace(  # of one prototype, so that everybody clearly belongs to it
+        parent.population,
+        mixture_weights=np.ones(1),
+        means=parent.population.means[:1],
+        covariances=parent.population.covariances[:1],
+        threshold_means=None,
+        threshold_variances=None,
+        threshold_covariances=None,
+        version="adapted",
     )
+    adapted = replace(parent, adapters=(str(folder / "adapter"),), population=everybody)
     return load(save(adapted, manifest_of(adapted), folder))
 
 
