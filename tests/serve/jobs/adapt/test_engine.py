@@ -76,7 +76,8 @@ def request(name: str, *arms: EngineArm) -> GenerationRequest:
 async def teach(people: People, artifact: Artifact) -> None:
     """Let Anna prefer answers far along the first attribute."""
     population = artifact.population
-    far = 4.0 * population.scale * population.basis[0] / np.linalg.norm(population.basis[0])
+    row = population.basis[0]
+    far = 2.0 * population.scale * row / (row @ row)  # two units of the attribute's feature
     pair = np.stack([population.center + far, population.center - far]).astype(np.float32)
     for number in range(12):
         event = FeedbackEvent(f"e{number}", ANNA, FeedbackKind.COMPARISON, time.time(), value=0)
