@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 NGRAM = 4  # shorter repeats are normal in lists and code; longer ones are seen too late at 16-token checkpoints
-DEFAULT_GATE = 0.6  # P(challenger better than base) from which it is served; docs/routing.md has the measurement
+DEFAULT_GATE = 0.55  # P(challenger better than base) from which it is served; docs/routing.md has the measurement
 TAIL_TOKENS = 64  # a loop that starts late hides in the average of a long answer, not in its last tokens
 
 
@@ -57,9 +57,9 @@ class GuardLimits:
     free_degeneracy: float = 0.1  # repetition that costs nothing; more of it does where the base has less
     degeneracy_penalty: float = 10.0  # logits per unit of repetition beyond it
     free_length_ratio: float = 2.0  # up to this multiple of the base answer's length costs nothing
-    length_penalty: float = 1.0  # logits for every factor e beyond it
+    length_penalty: float = 0.5  # logits for every factor e beyond it
     min_length_tokens: int = 16  # a one-word base answer must not make every sentence "long"
-    truncation_penalty: float = 0.5  # logits; equal for all when all are cut, so it only separates
+    truncation_penalty: float = 0.1  # logits; equal for all when all are cut, so it only separates
     free_similarity_drop: float = 0.15  # drop in prompt similarity below the base that costs nothing
     similarity_penalty: float = 4.0  # logits per unit of similarity beyond it
 
@@ -130,16 +130,13 @@ def _penalty(stats: CandidateStats, base: CandidateStats, limits: GuardLimits) -
     return penalty
 
 
-def log_sigmoid_scores(rewards: Floats, reference: Floats) -> Floats:
-    """Combine attributes so that none is bought by another: Σ_a log σ(r_a − ref_a) + log 2.
+def saturated(gains: Floats) -> Floats:
+    """Transform rewards over the base, 2·(log σ(g) + log 2): near 0 as they are, at most 1.4 logits, losses in full.
 
-    `rewards` (A, N), `reference` (A,), usually the base candidate's. Result (N,): 0 at the reference. Gains in one
-    attribute saturate at log 2, losses count in full: e^score is, up to a constant, the chance of being good in all.
+    Of a taste far out, the candidate that exaggerates most is not the one to serve: past what surely beats the base, a
+    guard's penalty counts more than further reward. Keeps the order.
     """
-    if rewards.ndim != 2 or reference.shape != rewards.shape[:1]:
-        raise ValueError(f"give rewards (A, N) and reference (A,), got {rewards.shape} and {reference.shape}")
-    margin = rewards - reference[:, None]  # (A, N)
-    return np.asarray((math.log(2.0) - np.logaddexp(0.0, -margin)).sum(axis=0))
+    return np.asarray(2.0 * (math.log(2.0) - np.logaddexp(0.0, -gains)))
 
 
 def keep_base(num_candidates: int, base: int = 0, num_best: int = 1) -> Choice:

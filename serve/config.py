@@ -146,7 +146,9 @@ class PersonalizationConfig(Section):
     checkpoints: tuple[Annotated[int, Field(ge=2, le=100_000)], ...] = Field(
         (24, 32, 48), max_length=16, description="Generated tokens at which candidates are compared."
     )
-    gate: float = Field(0.6, ge=0.5, le=1, description="P(better than the base answer) a candidate needs to be served.")
+    gate: float = Field(
+        0.55, ge=0.5, le=1, description="P(better than the base answer) a candidate needs to be served."
+    )
     steering_gate: float = Field(0.8, ge=0.5, le=1, description="P(steering gains) needed to steer at all.")
     explore: float = Field(0.0, ge=0, le=1, description="Share of the candidates drawn to learn more about the person.")
     instructions: bool = Field(True, description="Let a shared style sentence be one of the candidates.")

@@ -25,6 +25,7 @@ from router.selection import (
     degeneracy,
     guard_penalties,
     halving_schedule,
+    saturated,
     survivors,
 )
 from serve.engines.protocol import (
@@ -102,14 +103,14 @@ class _Scores:
     """The contenders' standing; rows follow `arms`."""
 
     arms: tuple[int, ...]
-    rewards: Floats  # over the base, where there is one
+    rewards: Floats  # over the base's, as of the last time it was scored; over the mean where it never was
     stds: Floats
     penalties: Floats
     prob_over_base: Floats
 
     @property
     def scores(self) -> Floats:
-        return self.rewards - self.penalties
+        return saturated(self.rewards) - self.penalties
 
 
 class _Contest:
@@ -124,6 +125,7 @@ class _Contest:
         self._stages = list(halving_schedule(num_arms, rules.checkpoints, rules.num_best)) if rules.judges else []
         self._num_prompt_tokens = self._num_cached_tokens = 0
         self._choosing_s = 0.0
+        self._base_rewards: list[float] = []  # by each judge, as of the last time it was scored
 
     def take(self, output: Output) -> None:
         """Note one step."""
@@ -232,7 +234,10 @@ class _Contest:
         penalties = guard_penalties(stats, self._rules.limits, base or 0)
         is_barred = ~is_measured if base is None or is_measured[base] else np.arange(len(contenders)) != base
         penalties = np.where(is_barred, math.inf, penalties)
-        gains = np.stack([reward.mean - (0.0 if base is None else reward.mean[base]) for reward in rewards])
+        if base is not None:
+            self._base_rewards = [float(reward.mean[base]) for reward in rewards]
+        origins = self._base_rewards or [float(reward.mean.mean()) for reward in rewards]
+        gains = np.stack([reward.mean - origin for reward, origin in zip(rewards, origins, strict=True)])
         if base is None:
             chances = np.tile([self._arms[index].prob_over_base for index in contenders], (len(judges), 1))
         else:

@@ -16,7 +16,7 @@ from router.selection import (
     guard_penalties,
     halving_schedule,
     keep_base,
-    log_sigmoid_scores,
+    saturated,
     survivors,
 )
 
@@ -114,20 +114,25 @@ def test_statistics_that_make_no_sense_are_refused() -> None:
         guard_penalties([_stats()], GuardLimits(), base=2)
 
 
-def test_log_sigmoid_prefers_balance_to_one_attribute_bought_by_another() -> None:
-    bought, balanced = [8.0, -3.0], [2.0, 2.0]
-    rewards = np.array([[0.0, 0.0], bought, balanced]).T  # (A, N)
-    scores = log_sigmoid_scores(rewards, rewards[:, 0])
-    assert scores[0] == pytest.approx(0.0, abs=1e-12)
-    assert rewards.sum(axis=0)[1] > rewards.sum(axis=0)[2]  # the plain sum would buy
-    assert scores[2] > 0 > scores[1]
+def test_gains_saturate_and_losses_do_not() -> None:
+    gains = np.array([-1e4, -3.0, -0.01, 0.0, 0.01, 3.0, 6.0, 1e4])
+    scores = saturated(gains)
+    assert (np.diff(scores) >= 0).all()  # the order stays
+    assert scores[3] == 0.0
+    np.testing.assert_allclose(scores[[2, 4]], gains[[2, 4]], rtol=0.01)  # small gains count as they are
     assert scores.max() <= 2 * math.log(2)
+    assert scores[0] == pytest.approx(-2e4, rel=0.01)
 
 
-def test_log_sigmoid_is_safe_at_extremes_and_checks_shapes() -> None:
-    assert np.isfinite(log_sigmoid_scores(np.array([[1e4, -1e4]]), np.zeros(1))).all()
-    with pytest.raises(ValueError, match="reference"):
-        log_sigmoid_scores(np.zeros((2, 3)), np.zeros(3))
+def test_a_taste_far_out_does_not_outvote_a_guard() -> None:
+    """Twice the reward does not make up for an answer of which a quarter repeats itself."""
+    gains, penalties = (
+        np.array([0.0, 4.0, 8.0]),
+        guard_penalties([_stats(), _stats(), _stats(degeneracy=0.25)], GuardLimits()),
+    )
+    sure = np.array([0.5, 0.99, 0.99])
+    assert choose(saturated(gains) - penalties, sure, 0.6).winner == 1
+    assert choose(gains - penalties, sure, 0.6).winner == 2
 
 
 def test_the_gate_holds_the_base() -> None:

@@ -48,8 +48,8 @@ class MakeConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
-    max_dose: float = 0.2
-    dose_temperature: float = 0.9
+    max_dose: float = 0.3
+    dose_temperature: float = 0.8
     min_p: float = 0.02
     num_questions: int = 64
     seed: int = 0
@@ -85,10 +85,10 @@ class Measured:
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
-@click.option("--max-dose", default=0.2, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option(
     "--dose-temperature",
-    default=0.9,
+    default=0.8,
     show_default=True,
     type=click.FloatRange(0.1, 2.0),
     help="Up to this sampling temperature.",

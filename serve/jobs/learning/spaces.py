@@ -30,7 +30,7 @@ class SpaceConfig:
     pooled_layers: tuple[int, ...] = (0, 10, 14, 21)
     steered_layer: int = 21
     num_features: int = 320
-    max_dose: float = 0.2
+    max_dose: float = 0.3
     topic_share: float = 0.1  # of the variance between prompts' means that counts; 1 is plain principal components
 
 
