@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from router.mixture import Mixture
 from serve import config as configuration
+from serve.artifacts.registry import load_default
 from serve.engines.best_of import generate
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import BestOf, ChatInput, Engine, EngineArm, GenerationRequest, Output, Readout, Sampling
@@ -125,8 +126,9 @@ async def _measure(
     ways = [way for way in WAYS if way != "second_pass" or embed is not None]
     samples = {(n, way): Sample() for n in counts for way in ways}
     speeds: dict[tuple[int, str], list[float]] = {}
-    async with _engine(config, None) as bare, _engine(config, _space(config)) as extended:
-        bench = _Bench(bare, extended, max_tokens, embed)
+    space, readout = _space(config)
+    async with _engine(config, None) as bare, _engine(config, space) as extended:
+        bench = _Bench(bare, extended, readout, max_tokens, embed)
         await bench.warm_up()
         total = rounds * (len(counts) * len(ways) + 3 * len(levels))
         with tqdm(total=total, desc="bench best-of", file=sys.stderr) as progress:
@@ -169,7 +171,12 @@ async def _measure(
 
 class _Bench:
     def __init__(
-        self, bare: Engine, extended: Engine, max_tokens: int, embed: Callable[[list[str]], None] | None
+        self,
+        bare: Engine,
+        extended: Engine,
+        readout: Readout,
+        max_tokens: int,
+        embed: Callable[[list[str]], None] | None,
     ) -> None:
         self._bare, self._extended = bare, extended
         self._max_tokens = max_tokens
@@ -180,9 +187,9 @@ class _Bench:
             raise ValueError("the extended engine needs a feature space")
         rng = np.random.default_rng(0)
         self._draws = rng.normal(size=(32, space.num_features))
-        size = space.num_features
+        size = readout.basis.shape[0]
         judge = Mixture(np.ones(1), rng.normal(size=(1, size)), 0.1 * np.eye(size)[None])
-        self._rules = BestOf(Readout(np.eye(size), np.zeros(size), np.ones(size)), (judge,))
+        self._rules = BestOf(readout, (judge,))
 
     async def warm_up(self) -> None:
         """Run everything once, unmeasured."""
@@ -269,8 +276,11 @@ def _rotated(items: tuple[str, ...], turn: int) -> tuple[str, ...]:
     return items[start:] + items[:start]
 
 
-def _space(config: configuration.Config) -> FeatureSpace:
-    """Make a space of the right size; what is in it does not change what it costs."""
+def _space(config: configuration.Config) -> tuple[FeatureSpace, Readout]:
+    """Return what the shipped artifact reads, or something of its size: what is in it does not change what it costs."""
+    artifact = load_default(config.model.name)
+    if artifact is not None:
+        return artifact.feature_space, artifact.readout
     from transformers import AutoConfig  # noqa: PLC0415 - seconds
 
     model = AutoConfig.from_pretrained(resolve(config.model.id, Home.from_env()))
@@ -281,7 +291,8 @@ def _space(config: configuration.Config) -> FeatureSpace:
     basis = (rng.normal(size=(64, width)) / width**0.5).astype(np.float32)
     projection = Projection(basis, np.zeros(width, np.float32), np.ones(width, np.float32))
     directions = rng.normal(size=(size, 64)).astype(np.float32)
-    return FeatureSpace(config.model.name, pooled, pooled[0], projection, directions, max_dose=0.25)
+    space = FeatureSpace(config.model.name, pooled, pooled[0], projection, directions, max_dose=0.25)
+    return space, Readout(np.eye(64), np.zeros(64), np.ones(64))
 
 
 @asynccontextmanager
