@@ -29,6 +29,7 @@ MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterabl
 BLOCK = 250  # people a task
 SMALLEST_VARIANCE = 1e-6
 TRACE = 1e-3  # of a person
+ENOUGH_HELD_OUT = 150  # people to tell one number of prototypes from another; of few people a third is held out
 MAX_SIFTINGS = 2  # of people who are no evidence about the others
 SUSPICION = 2.0  # how much larger the share of odd people is taken to be at first
 FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
@@ -275,7 +276,8 @@ def choose_prior(
     held-out log evidence by K.
     """
     order = (rng.permutation(len(people)) if order is None else order)[: config.max_choosing]
-    num_held_out = max(1, round(config.held_out_share * len(order)))
+    fewest = min(ENOUGH_HELD_OUT, len(order) / 3) if len(config.num_prototypes) > 1 else 1
+    num_held_out = round(max(config.held_out_share * len(order), fewest))
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]

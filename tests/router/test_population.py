@@ -163,7 +163,7 @@ def test_people_of_one_mind_need_one_prototype() -> None:
         start = single_prior(people, np.zeros(2), 0.0)
         chosen, held_out, by_size = choose_prior(people, start, config(1, 2), np.random.default_rng(seed))
         assert chosen.means.shape[0] == 1
-        assert len(held_out) == 12
+        assert len(held_out) == 27  # a third
         assert set(by_size) == {1, 2}
         np.testing.assert_allclose(chosen.means[0, :2], [2.0, 0.0], atol=0.3)
         np.testing.assert_allclose(np.diagonal(chosen.covariances[0])[:2], 0.25, atol=0.2)
