@@ -1,64 +1,30 @@
 """What everyone's feedback teaches: reward basis, prototypes, flip rate, tempering, gating.
 
-EM over people, `w_u ~ Σ_k π_k N(m_k, S_k)` with full covariances and a Laplace E-step (empirical Bayes; prototypes as
-in PAL, MaxMin-RLHF and MiCRo), robust to people who belong to no prototype. The E-step of a person needs that person's
-evidence alone, so a caller can map blocks of people anywhere. K is chosen by held-out evidence on some of the people
-where there are many; EM then goes over everybody. Knows nothing of stores or texts.
+The basis first, then a mixture over people in it by EM (`router.em`; prototypes as in PAL, MaxMin-RLHF and MiCRo), in
+turns where people are left out who belong to no prototype. K is chosen by held-out evidence on some of the people where
+there are many; EM then goes over everybody. Knows nothing of stores or texts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 
 from router.basis import Basis, BasisConfig, fit_basis
+from router.em import HERE, Believed, Prior, Run, e_step, m_step, run_em, single_prior
 from router.feedback import FeedbackTable, Index
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
 from router.inputs import Features, Inputs
-from router.laplace import Factor, Mode, fit_mode, gaussian
-from router.outliers import FEWEST_ODD, log_trust, odd_ones, trust_of_many
+from router.outliers import FEWEST_ODD, odd_ones, trust_of_many
 from router.types import Array, Evidence, Population
 
-Found = TypeVar("Found", "Prior", Basis)
-MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterable["Believed"]]
-BLOCK = 250  # people a task
-SMALLEST_VARIANCE = 1e-6
-TRACE = 1e-3  # of a person
+LAST_ITERATIONS = 3  # of EM on everybody, those held out before included
+ENOUGH_HELD_OUT = 150  # people to tell one number of prototypes from another; of few people a third is held out
 MAX_SIFTINGS = 2  # of people who are no evidence about the others
-SUSPICION = 2.0  # how much larger the share of odd people is taken to be at first
-FLIP_SAMPLE = 150  # people whose evidence decides the flip rate
 NOISY_STRETCH = 2.2  # the noisiest start has rewards this much larger: flips left unmodelled shrink them
-MAX_FLIP_STEPS = 6  # at a time; EM goes on from there
-SCALE_STRETCHES = (1 / 1.3, 1.3)  # of rewards, tried with the flip rate as it is
-FLIP_GROWTHS = (0.0, 3.0, 6.0)  # of log rewards per unit of flip rate, tried with one step up the rates or down
-
-
-class Keep(Protocol):
-    """Finds what a step of the fit finds, or recalls it from an earlier run of the same fit."""
-
-    def __call__(self, kind: type[Found], find: Callable[[], Found]) -> Found:
-        """Return `find()`, or what it returned at this step before. Steps come in the same order in every run."""
-
-
-def found_anew(kind: type[Found], find: Callable[[], Found]) -> Found:
-    """Keep nothing."""
-    return find()
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a fit does its work: `map_people(function, tasks)` runs the E-steps in order, `keep` remembers steps."""
-
-    map_people: MapPeople = map
-    keep: Keep = found_anew
-
-
-HERE = Run()
 
 
 @dataclass(frozen=True)
@@ -102,52 +68,6 @@ class FeatureLayout:
     taste_scales: Array  # (P,)
     fixed_rows: Array  # (F, P) over standardised features: principal components, probes of named attributes
     names: tuple[str, ...] = ()  # (F,)
-
-
-@dataclass(frozen=True, eq=False)
-class Prior:
-    """The mixture over people's latent coordinates (tastes, then the thumb threshold)."""
-
-    log_weights: Array  # (K,)
-    means: Array  # (K, L)
-    covariances: Array  # (K, L, L)
-    base: Array  # (L,) what offsets already carry of everyone's reward
-    flip_rate: float = 0.0
-    has_thumbs: bool = False  # whether any evidence bears on the threshold
-    odd_share: float = 0.0  # of people who belong to no prototype
-
-    def stretched(self, factor: float, flip_rate: float) -> "Prior":
-        """Return the prior whose scores, base included, are `factor` times as large.
-
-        The threshold is a score like any other where thumbs tell of it; where none do, nothing would ever pull its
-        scale back, and it stays.
-        """
-        factors = np.full(self.base.shape, factor)  # (L,)
-        factors[-1] = factor if self.has_thumbs else 1.0
-        means = factors * (self.means + self.base) - self.base
-        covariances = factors[:, None] * self.covariances * factors
-        return replace(self, means=means, covariances=covariances, flip_rate=flip_rate)
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """The E-step of a block of people: everything it needs, and nothing about anyone else."""
-
-    people: Sequence[Evidence]  # (B,)
-    factor: Factor
-    log_weights: Array  # (K,)
-    flip_rate: float
-    starts: Array  # (B, K, L)
-    odd_share: float = 0.0
-
-
-class Believed(NamedTuple):
-    """What an E-step says of B people, or of all; doubts are summed, since only their sum matters."""
-
-    joint: Array  # (B, K) log evidence and log weight of each prototype
-    means: Array  # (B, K, L)
-    doubt: Array  # (K, L, L) sum of people's covariances, each counted by its share of the prototype
-    trust: Array | float = 0.0  # (B, K) log probability that they belong to the prototype, not to nobody's taste
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +171,7 @@ def _finish(begun: _Begun, layout: FeatureLayout, config: FitConfig, run: Run) -
     population = to_population(prior, rows, layout, base_weights)
     population = replace(population, tempering=choose_tempering(population, held_out, config.temperings))
     groups = report_groups(population, held_out)
-    prior, log_evidence = run_em(people, prior, 3, config, run)
+    prior, log_evidence = run_em(people, prior, LAST_ITERATIONS, config.flip_rates, run)
     population = replace(to_population(prior, rows, layout, base_weights), tempering=population.tempering)
     if begun.prompts is not None:
         gating = fit_gating(begun.prompts, log_evidence - prior.log_weights, prior.log_weights)
@@ -275,7 +195,8 @@ def choose_prior(
     held-out log evidence by K.
     """
     order = (rng.permutation(len(people)) if order is None else order)[: config.max_choosing]
-    num_held_out = max(1, round(config.held_out_share * len(order)))
+    fewest = min(ENOUGH_HELD_OUT, len(order) / 3) if len(config.num_prototypes) > 1 else 1
+    num_held_out = round(max(config.held_out_share * len(order), fewest))
     held_out = [people[index] for index in np.sort(order[:num_held_out])]
     seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
@@ -291,125 +212,6 @@ def choose_prior(
         if len(by_size) == 1 or gain.mean() > 2.0 * gain.std() / np.sqrt(len(gain)):
             best, best_evidence = prior, evidence
     return best, held_out, by_size
-
-
-def run_em(
-    people: Sequence[Evidence], prior: Prior, iterations: int, config: FitConfig, run: Run = HERE
-) -> tuple[Prior, Array]:
-    """Run EM from `prior`; returns the fitted prior and each person's joint log evidence (U, K) under it."""
-    starts: Array = np.broadcast_to(prior.means, (len(people), *prior.means.shape))
-
-    def better(iteration: int) -> Prior:
-        nonlocal starts
-        # Odd people widen the prior in which they are judged: suspicion is larger at first.
-        suspicion = prior.odd_share * (1.0 + SUSPICION * (1.0 - (iteration + 1) / iterations))
-        believed = e_step(people, replace(prior, odd_share=suspicion), starts, run.map_people)
-        found, starts = m_step(prior, believed), believed.means
-        if iteration % 2 == 1 and iteration < iterations - 1:
-            return fit_flip_rate(people, found, starts, config.flip_rates, run.map_people)
-        return found
-
-    for iteration in range(iterations):
-        prior = run.keep(Prior, partial(better, iteration))
-    return prior, e_step(people, prior, starts, run.map_people).joint
-
-
-def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map) -> Believed:
-    """Return what is believed of everybody, from where each search starts: `starts` (K, L) or (U, K, L)."""
-    if starts.ndim == 2:
-        starts = np.broadcast_to(starts, (len(people), *starts.shape))
-    factor = gaussian(prior.means, prior.covariances)
-    tasks = [
-        Task(people[block], factor, prior.log_weights, prior.flip_rate, starts[block], prior.odd_share)
-        for block in (slice(first, first + BLOCK) for first in range(0, len(people), BLOCK))
-    ]
-    parts = list(map_people(believe, tasks))
-    joint, means = np.concatenate([part.joint for part in parts]), np.concatenate([part.means for part in parts])
-    trust = np.concatenate([part.trust for part in parts])
-    return Believed(joint, means, np.sum([part.doubt for part in parts], axis=0), trust)
-
-
-def believe(task: Task) -> Believed:
-    """Fit a block of people under every prototype: the unit of work to map over people."""
-    modes = [
-        fit_mode(person, person.weights, task.flip_rate, task.factor, start)
-        for person, start in zip(task.people, task.starts, strict=True)
-    ]
-    return weighed(task, modes)
-
-
-def weighed(task: Task, modes: Sequence[Mode]) -> Believed:
-    """Return what the modes (B,) of a block of people come to, each under every prototype."""
-    joint = np.array([mode.log_evidence for mode in modes]) + task.log_weights
-    covariances = np.linalg.inv(np.array([mode.precision for mode in modes]))
-    trust = log_trust(task.odd_share, task.factor, modes, task.people) if task.odd_share else np.zeros_like(joint)
-    joint = joint - trust  # whoever belongs to no prototype is near one all the same
-    doubt = np.einsum("uk,ukij->kij", np.exp(log_softmax(joint, axis=1) + trust), covariances, optimize=True)
-    return Believed(joint, np.array([mode.means for mode in modes]), doubt, trust)
-
-
-def m_step(prior: Prior, believed: Believed) -> Prior:
-    """Return the prior that explains what is believed best, each covariance shrunk to the pooled one."""
-    joint, means, doubt, trust = believed
-    _, K, L = means.shape
-    shares = np.exp(log_softmax(joint, axis=1) + trust)  # (U, K)
-    sizes = shares.sum(axis=0)
-    total = max(float(sizes.sum()), TRACE)
-    pooled_mean = np.einsum("uk,ukl->l", shares, means) / total
-    # A trace of the pooled mean keeps an empty prototype defined. More would add up over the iterations: one whole
-    # pseudo-person halved a minority's deviation.
-    centers = (np.einsum("uk,ukl->kl", shares, means) + TRACE * pooled_mean) / (sizes + TRACE)[:, None]
-    deviations = means - centers
-    scatter = doubt + np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
-    pooled = scatter.sum(axis=0) / total
-    strength = float(L) if K > 1 else 0.0
-    shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]
-    shrunk = 0.5 * (shrunk + shrunk.transpose(0, 2, 1)) + SMALLEST_VARIANCE * np.eye(L)
-    return replace(prior, log_weights=np.log((sizes + 1.0) / (total + K)), means=centers, covariances=shrunk)
-
-
-def fit_flip_rate(
-    people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
-) -> Prior:
-    """Climb to the flip rate and the scale of rewards of highest evidence over (a spread sample of) the people.
-
-    Flips and small rewards explain the same labels, so that neither is found without the other; and EM alone finds
-    the scale only slowly. A step goes to a neighbouring rate, with rewards to match, or to another scale.
-    """
-    every = max(1, len(people) // FLIP_SAMPLE)
-    sample, origins = [people[index] for index in range(0, len(people), every)], starts[::every]
-
-    def total(candidate: Prior) -> float:
-        return float(logsumexp(e_step(sample, candidate, origins, map_people).joint, axis=1).sum())
-
-    reached = total(prior)
-    for _ in range(MAX_FLIP_STEPS):
-        steps = [rate for rate in sorted(rates) if rate > prior.flip_rate][:1]
-        steps += [rate for rate in sorted(rates) if rate < prior.flip_rate][-1:]
-        growths = [(rate, np.exp(growth * (rate - prior.flip_rate))) for rate in steps for growth in FLIP_GROWTHS]
-        candidates = [prior.stretched(stretch, rate) for rate, stretch in growths]
-        candidates += [prior.stretched(stretch, prior.flip_rate) for stretch in SCALE_STRETCHES]
-        totals = [total(candidate) for candidate in candidates]
-        best = int(np.argmax(totals))
-        if totals[best] <= reached:
-            break
-        prior, reached = candidates[best], totals[best]
-    return prior
-
-
-def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
-    """Return the K = 1 prior to start from: scores vary by about one."""
-    L = people[0].designs.shape[1]
-    norms, has_thumbs = [], False
-    for person in people:
-        if len(person.designs):
-            norms.append(np.sum(person.designs[:, :-1] ** 2, axis=1).mean())
-            has_thumbs = has_thumbs or bool(person.designs[:, -1].any())
-    variance = 1.0 / max(float(np.mean(norms)), 1e-12)
-    means = np.zeros((1, L))
-    means[0, -1] = threshold
-    base = np.append(base_weights, 0.0)
-    return Prior(np.zeros(1), means, np.diag([variance] * (L - 1) + [1.0])[None], base, has_thumbs=has_thumbs)
 
 
 def to_population(prior: Prior, rows: Array, layout: FeatureLayout, base_weights: Array) -> Population:
@@ -437,7 +239,7 @@ def _fit_mixture(people: Sequence[Evidence], starts: Sequence[Prior], config: Fi
     """Fit a mixture from each start; the best evidence wins."""
     best, best_total = starts[0], -np.inf
     for start in starts:
-        prior, evidence = run_em(people, start, config.em_iterations, config, run)
+        prior, evidence = run_em(people, start, config.em_iterations, config.flip_rates, run)
         total = float(logsumexp(evidence, axis=1).sum())
         if total > best_total:
             best, best_total = prior, total

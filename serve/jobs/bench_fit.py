@@ -26,8 +26,8 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from router.em import MapPeople, Run, e_step
 from router.feedback import FeedbackTable
-from router.population import MapPeople, Run, e_step
 from router.tabulation import Tabulation
 from router.types import Array, Comparison
 from serve.artifacts.artifact import Artifact

@@ -26,9 +26,10 @@ from tqdm import tqdm
 from router.basis import BasisConfig
 from router.candidates import PlanConfig, plan_candidates
 from router.elicitation import information_gain
+from router.em import Run
 from router.feedback import FeedbackTable, binary_table
 from router.mixture import Mixture
-from router.population import FitConfig, Run, fit_population, plain_layout
+from router.population import FitConfig, fit_population, plain_layout
 from router.posterior import prior, update, update_many
 from router.reward import score
 from router.routing import RoutingConfig, Wishes, judge_of, plain_space, route

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from scipy.special import log_expit
 
+from router.em import Believed, Task, weighed
 from router.laplace import Mode
-from router.population import Believed, Task, weighed
 from router.types import Array
 
 MAX_STEPS, MAX_HALVINGS = 50, 20

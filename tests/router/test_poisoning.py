@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from router.basis import BasisConfig
-from router.population import FitConfig, FitReport, Run, e_step, fit_population, plain_layout, single_prior
+from router.em import Run, e_step, single_prior
+from router.population import FitConfig, FitReport, fit_population, plain_layout
 from router.posterior import choice_probability, condition, prior
 from router.types import Array, Population
 from tests.router.batched import batched

@@ -26,10 +26,10 @@ from serve.jobs.few_shot.ours import (
     rehearse,
 )
 from serve.jobs.few_shot.peers import PerKind, SimplexMLE, VariationalEncoder
-from serve.jobs.few_shot.protocol import Person, Split, make_split, rehearsal
+from serve.jobs.few_shot.protocol import NUM_FOLDS, Person, Split, make_split, rehearsal
 
 MODELS = ("pooled", "palate", "simplex_mle", "vpl", "scratch", "knn")
-NUM_REHEARSALS = 2  # with other people and other texts held out
+NUM_REHEARSALS = NUM_FOLDS  # so that all training people are asked, and of all texts
 Key = tuple[str, str, str, int]  # model, kind, items, shots
 Progress = Callable[[str], None]
 

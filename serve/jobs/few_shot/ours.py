@@ -33,9 +33,9 @@ CONFIG = FitConfig(
 REHEARSAL = replace(CONFIG, num_prototypes=(1,))  # more do not change how far it can be trusted
 NUM_NEIGHBOURS = 25
 STEADINESS = 10.0  # how firmly the weights of one number of shots are held to those of the one before
-ALIKE = 30.0  # how firmly both voices of a person are held to each other on unseen texts, of which neither knows more
-POOLED = np.array([0.0, 0.0, 1.0])
-Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are seen -> weights (3,) of the opinions
+ALIKE = 30.0  # how firmly a person's voices are held to each other on unseen texts, of which none knows more
+POOLED = np.array([0.0, 0.0, 0.0, 1.0])
+Trust = dict[tuple[str, int, bool], Array]  # kind, shots, whether the texts are seen -> weights (4,) of the opinions
 
 
 class Tastes:
@@ -102,7 +102,7 @@ def lookalikes_probability(latents: Array, answered: Evidence, asked: Evidence) 
 
 
 class Opinions:
-    """What can be said of a person's questions: by the person's posterior, by people alike, and by everyone."""
+    """What can be said of a person's questions: by their posterior, people alike, those nearest, and everyone."""
 
     def __init__(self, inputs: Inputs, split: Split, config: FitConfig, seed: int) -> None:
         self.is_seen = inputs.is_seen
@@ -110,10 +110,12 @@ class Opinions:
         self.tastes = Tastes(inputs, split, config, seed)
 
     def of(self, kind: str, shots: Rows, questions: Rows) -> Array:
-        """Return log-odds (M, 3) of each question's first answer: the posterior's, people alike's, everyone's."""
-        ours = self.tastes.log_odds(kind, self.tastes.posterior(shots), questions)
-        alike = self.tastes.lookalikes_log_odds(shots, questions)
-        return np.column_stack([ours, alike, self.pooled.scores(questions)])
+        """Return log-odds (M, 4) of the first answers: by the posterior, people alike, people nearest, everyone."""
+        tastes = self.tastes
+        ours = tastes.log_odds(kind, tastes.posterior(shots), questions)
+        alike = tastes.lookalikes_log_odds(shots, questions)
+        nearest = _log_odds(tastes.neighbours_probability(tastes.neighbours(shots), questions))
+        return np.column_stack([ours, alike, nearest, self.pooled.scores(questions)])
 
     def are_seen(self, questions: Rows) -> NDArray[np.bool_]:
         """Mark the questions (M,) all of whose items have been judged by others."""
@@ -121,7 +123,7 @@ class Opinions:
 
 
 class Palate:
-    """The three opinions, joined by weights learned in a rehearsal."""
+    """The four opinions, joined by weights learned in a rehearsal."""
 
     def __init__(self, opinions: Opinions, trust: Trust) -> None:
         self.opinions, self.trust = opinions, trust
@@ -136,7 +138,7 @@ class Palate:
         return np.asarray(expit(np.where(seen, opinions @ known, opinions @ unknown)))
 
 
-Asked = dict[tuple[str, int, bool], list[Array]]  # kind, shots, seen -> opinions (M, 3) of each rehearsed person
+Asked = dict[tuple[str, int, bool], list[Array]]  # kind, shots, seen -> opinions (M, 4) of each rehearsed person
 
 
 def rehearse(opinions: Opinions, rehearsals: Mapping[int, Split], asked: Asked) -> None:
@@ -155,8 +157,8 @@ def learn_trust(asked: Asked) -> Trust:
 
     One log-linear pool per kind of question, for seen and unseen texts apart, by ridge-penalised likelihood: the
     weights start from the pooled opinion alone at no shots and are held near those of the next smaller k. For unseen
-    texts the weights of posterior and people alike are held near each other too: both know the text's features alone,
-    and the few people rehearsed cannot tell which of them to drop.
+    texts the weights of posterior, people alike and people nearest are held near each other too: all know the text's
+    features alone, and the few people rehearsed cannot tell which of them to drop.
     """
     trust: Trust = {}
     for kind, seen in dict.fromkeys((kind, seen) for kind, _, seen in asked):
@@ -167,19 +169,20 @@ def learn_trust(asked: Asked) -> Trust:
 
 
 def _join(asked: Sequence[Sequence[Array]], alike: float) -> Array:
-    """Return the weights (number of shots, 3) that pool log-odds (M, 3) of the given answers, one array a person.
+    """Return the weights (number of shots, 4) that pool log-odds (M, 4) of the given answers, one array a person.
 
-    `alike` is the strength that holds the first two weights to each other.
+    `alike` is the strength that holds each of the first three weights to the one before it.
     """
-    stacked = [np.concatenate([np.zeros((0, 3)), *people]) for people in asked]
+    stacked = [np.concatenate([np.zeros((0, len(POOLED))), *people]) for people in asked]
 
     def loss(flat: Array) -> tuple[float, Array]:
-        weights = flat.reshape(-1, 3)
+        weights = flat.reshape(-1, len(POOLED))
         steps = weights - np.vstack([POOLED, weights[:-1]])
         slope = STEADINESS * steps
         slope[:-1] -= STEADINESS * steps[1:]
-        apart = weights[:, 0] - weights[:, 1]
-        slope += alike * apart[:, None] * np.array([1.0, -1.0, 0.0])
+        apart = np.diff(weights[:, :-1], axis=1)
+        slope[:, 1:-1] += alike * apart
+        slope[:, :-2] -= alike * apart
         value = 0.5 * (STEADINESS * float((steps**2).sum()) + alike * float((apart**2).sum()))
         for row, opinions in enumerate(stacked):
             scores = opinions @ weights[row]
@@ -188,7 +191,8 @@ def _join(asked: Sequence[Sequence[Array]], alike: float) -> Array:
         return value, slope.ravel()
 
     start = np.tile(POOLED, len(asked))
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 3.0)] * len(start)).x.reshape(-1, 3)
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 3.0)] * len(start)).x
+    fitted = fitted.reshape(-1, len(POOLED))
     gains, errors = [], []
     for weights, people in zip(fitted, asked, strict=True):
         own = [np.mean(_losses(opinions @ POOLED) - _losses(opinions @ weights)) for opinions in people]

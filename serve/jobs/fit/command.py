@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from router.population import MapPeople, Run
+from router.em import MapPeople, Run
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.making import Origin, save_new
 from serve.artifacts.registry import Registry

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from router.basis import BasisConfig
+from router.em import HERE, Run
 from router.feedback import FeedbackTable
 from router.held_out import GroupReport, report_groups
-from router.population import HERE, FeatureLayout, FitConfig, Run, fit_population
+from router.population import FeatureLayout, FitConfig, fit_population
 from router.types import Array, Population
 from serve.artifacts.artifact import Artifact
 from serve.errors import ConfigurationError

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import log_softmax
 
+from router.em import MapPeople, Prior, Run, e_step, run_em
 from router.feedback import FeedbackTable
-from router.population import FitConfig, MapPeople, Prior, Run, e_step, run_em
+from router.population import FitConfig
 from router.types import Array, Population
 
 NUM_SUSPECTS = 4
@@ -63,10 +64,10 @@ def largest_move(
     if strongest.max() < NEGLIGIBLE * bound:
         return float(strongest.max())
     run = Run(map_people)
-    whole, _ = run_em(people, start, EM_ITERATIONS, config, run)
+    whole, _ = run_em(people, start, EM_ITERATIONS, config.flip_rates, run)
     moves = [float(strongest.max())]
     for suspect in np.argsort(-strongest)[:NUM_SUSPECTS]:
-        without, _ = run_em([*people[:suspect], *people[suspect + 1 :]], start, EM_ITERATIONS, config, run)
+        without, _ = run_em([*people[:suspect], *people[suspect + 1 :]], start, EM_ITERATIONS, config.flip_rates, run)
         moves.append(float(_lengths(without.means - whole.means, response).max()))
     return max(moves)
 

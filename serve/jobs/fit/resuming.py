@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router.population import Found
+from router.em import Found
 
 
 class Steps:

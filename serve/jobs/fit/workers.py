@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from router.population import Believed, MapPeople, Task
+from router.em import Believed, MapPeople, Task
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from itertools import pairwise
 import numpy as np
 
 from router.basis import BasisConfig, fit_basis
+from router.em import single_prior
 from router.feedback import FeedbackTable, People
 from router.held_out import halves
 from router.inputs import Inputs, blocks
-from router.population import FeatureLayout, FitConfig, choose_prior, single_prior, to_population
+from router.population import FeatureLayout, FitConfig, choose_prior, to_population
 from router.types import Array, Population
 from serve.errors import ConfigurationError
 from serve.jobs.fit.fitting import FEWEST_JUDGES, LONG_ENOUGH

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from router.em import Believed, Task, believe
 from router.laplace import gaussian
 from router.likelihood import empty_evidence
-from router.population import Believed, Task, believe
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load, save
 from serve.cli import palate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.basis import Basis
-from router.population import Prior
+from router.em import Prior
 from serve.jobs.fit.resuming import Steps
 
 PRIOR = Prior(np.zeros(1), np.ones((1, 3)), np.eye(3)[None], np.zeros(3), flip_rate=0.1, has_thumbs=True)
