@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,6 @@ from serve.engines.protocol import (
     ModelInfo,
     Output,
     Sampling,
-    TokenLogprob,
-    ToolCallDelta,
-    TopLogprob,
 )
 from serve.engines.steering_request import SteeringRequest
 from serve.engines.vllm_candidates import (
@@ -47,27 +42,16 @@ from serve.engines.vllm_candidates import (
     read_features,
     reading_of,
 )
+from serve.engines.vllm_outputs import Prepared, to_delta
+from serve.engines.vllm_requests import instructed, lora_request, request_classes, sampling_fields, translated_errors
 from serve.engines.worker_messages import Reading, engine_settings
 from serve.errors import (
     ConfigurationError,
     ContextLengthExceeded,
     EngineUnavailable,
-    GenerationFailed,
     InvalidRequest,
     ModelUnavailable,
 )
-
-MIN_LOGPROB = -9999.0  # JSON has no -inf
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A rendered request: vLLM's input and parameters, and one parser a choice where the model has one."""
-
-    engine_input: Any
-    params: Any
-    chat: Any
-    parsers: list[Any]
 
 
 class VllmEngine:
@@ -99,61 +83,9 @@ class VllmEngine:
     async def start(self) -> None:
         """Load the model and start the engine's own process."""
         self._prepare_environment()
-        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - seconds; must follow the environment
-        from vllm.renderers.online_renderer import OnlineRenderer  # noqa: PLC0415
-        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
-
-        model, engine = self._model_config, self._engine_config
-        arguments: dict[str, Any] = {}
-        if engine.num_gpus:
-            arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
-            arguments["tensor_parallel_size"] = engine.tensor_parallel_size
-        else:
-            # A prompt read in parts draws tokens that are thrown away; for a seeded request vLLM then turns its
-            # generator back by an offset, which those of a CPU do not have: the worker would die.
-            arguments["enable_chunked_prefill"] = False
-        if self._space is not None:
-            arguments |= engine_settings(self._space.worker_config().layers)
-        if engine.max_loras:
-            arguments |= {
-                "enable_lora": True,
-                "max_loras": engine.max_loras,
-                "max_cpu_loras": max(engine.max_loras, 8),
-                "max_lora_rank": engine.max_lora_rank,
-            }
-        try:
-            self._llm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(
-                    model=self._path,
-                    served_model_name=[model.name],
-                    revision=model.revision,
-                    dtype=model.dtype,
-                    max_model_len=model.max_model_len,
-                    max_num_seqs=engine.max_num_seqs,
-                    enforce_eager=not engine.compile,
-                    enable_prefix_caching=True,
-                    load_format="safetensors",
-                    trust_remote_code=False,
-                    enable_log_requests=False,
-                    **arguments,
-                )
-            )
-        except (ValueError, OSError, RuntimeError) as error:
-            raise ModelUnavailable(f"vLLM could not load '{model.id}': {error}") from error
-        template = model.chat_template.read_text() if model.chat_template else None
-        try:
-            self._renderer = OnlineRenderer(
-                self._llm.model_config,
-                self._llm.renderer,
-                request_logger=None,
-                chat_template=template,
-                chat_template_content_format="auto",
-                enable_auto_tools=model.tool_parser is not None,
-                tool_parser=model.tool_parser,
-                reasoning_parser=model.reasoning_parser,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"model.tool_parser or model.reasoning_parser does not fit: {error}") from error
+        model = self._model_config
+        self._llm = self._load()
+        self._renderer = self._make_renderer()
         self._renderer.warmup()
         if self._space is not None:
             try:
@@ -170,7 +102,7 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Output, None]:
         """Generate; see the protocol."""
-        with _translated_errors(request.prompt_param):
+        with translated_errors(request.prompt_param):
             prepared = await self._prepare(request)
             stream = self._llm.generate(prepared.engine_input, prepared.params, request.request_id)
             has_called = [False] * request.sampling.n
@@ -179,7 +111,7 @@ class VllmEngine:
                     num_prompt_tokens=len(step.prompt_token_ids or ()),
                     num_cached_tokens=step.num_cached_tokens or 0,
                     deltas=[
-                        self._delta(request, prepared, completion, completion.index, has_called)
+                        to_delta(request, prepared, completion, completion.index, has_called)
                         for completion in step.outputs
                     ],
                 )
@@ -189,7 +121,7 @@ class VllmEngine:
         """Begin a request's arms; see the protocol."""
         space = self._required_space()
         param = request.prompt_param
-        with _translated_errors(param):
+        with translated_errors(param):
             prompts = {
                 instruction: await self._prepare(instructed(request, instruction))
                 for instruction in {arm.instruction for arm in request.arms}
@@ -199,7 +131,7 @@ class VllmEngine:
             self._prepared_arm(request, prompts[arm.instruction], index, arm, has_called)
             for index, arm in enumerate(request.arms)
         ]
-        run = VllmCandidateRun(self._llm, arms, space, functools.partial(_translated_errors, param))
+        run = VllmCandidateRun(self._llm, arms, space, functools.partial(translated_errors, param))
         try:
             yield run
         finally:
@@ -208,7 +140,7 @@ class VllmEngine:
     async def measure(self, request: MeasureRequest) -> Features:
         """Read given answers by prefill; see the protocol."""
         space = self._required_space()
-        with _translated_errors("candidates"):
+        with translated_errors("candidates"):
             prompt = GenerationRequest(request.request_id, Sampling(max_tokens=1), chat=request.chat, text=request.text)
             prepared = await self._prepare(prompt)
             prompt_ids: list[int] = list(prepared.engine_input["prompt_token_ids"])
@@ -242,7 +174,7 @@ class VllmEngine:
         """Raise EngineUnavailable if vLLM's process is gone."""
         if self._llm is None:
             raise EngineUnavailable("The engine is still starting.")
-        with _translated_errors("messages"):
+        with translated_errors("messages"):
             await self._llm.check_health()
 
     async def shutdown(self) -> None:
@@ -266,7 +198,72 @@ class VllmEngine:
         # Ray sets this to an actor's num_cpus, which would hold vLLM's CPU workers to one thread.
         os.environ.pop("OMP_NUM_THREADS", None)
 
-    async def _prepare(self, request: GenerationRequest) -> _Prepared:
+    def _load(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - seconds; must follow the environment
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+
+        model, engine = self._model_config, self._engine_config
+        try:
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    model=self._path,
+                    served_model_name=[model.name],
+                    revision=model.revision,
+                    dtype=model.dtype,
+                    max_model_len=model.max_model_len,
+                    max_num_seqs=engine.max_num_seqs,
+                    enforce_eager=not engine.compile,
+                    enable_prefix_caching=True,
+                    load_format="safetensors",
+                    trust_remote_code=False,
+                    enable_log_requests=False,
+                    **self._special_arguments(),
+                )
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            raise ModelUnavailable(f"vLLM could not load '{model.id}': {error}") from error
+
+    def _special_arguments(self) -> dict[str, Any]:
+        """Name what the device, steering and adapters need."""
+        engine = self._engine_config
+        arguments: dict[str, Any] = {}
+        if engine.num_gpus:
+            arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+            arguments["tensor_parallel_size"] = engine.tensor_parallel_size
+        else:
+            # A prompt read in parts draws tokens that are thrown away; for a seeded request vLLM then turns its
+            # generator back by an offset, which those of a CPU do not have: the worker would die.
+            arguments["enable_chunked_prefill"] = False
+        if self._space is not None:
+            arguments |= engine_settings(self._space.worker_config().layers)
+        if engine.max_loras:
+            arguments |= {
+                "enable_lora": True,
+                "max_loras": engine.max_loras,
+                "max_cpu_loras": max(engine.max_loras, 8),
+                "max_lora_rank": engine.max_lora_rank,
+            }
+        return arguments
+
+    def _make_renderer(self) -> Any:
+        from vllm.renderers.online_renderer import OnlineRenderer  # noqa: PLC0415 - must follow the environment
+
+        model = self._model_config
+        try:
+            return OnlineRenderer(
+                self._llm.model_config,
+                self._llm.renderer,
+                request_logger=None,
+                chat_template=model.chat_template.read_text() if model.chat_template else None,
+                chat_template_content_format="auto",
+                enable_auto_tools=model.tool_parser is not None,
+                tool_parser=model.tool_parser,
+                reasoning_parser=model.reasoning_parser,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"model.tool_parser or model.reasoning_parser does not fit: {error}") from error
+
+    async def _prepare(self, request: GenerationRequest) -> Prepared:
         chat, engine_input = await self._render(request)
         num_prompt_tokens = len(engine_input["prompt_token_ids"])
         max_model_len = self.model.max_model_len
@@ -277,7 +274,8 @@ class VllmEngine:
         params = chat.to_sampling_params(
             room if wanted is None else min(wanted, room), self._llm.model_config.get_diff_sampling_param()
         )
-        return _Prepared(engine_input, params, chat, self._parsers(request, chat))
+        tokenizer = self._llm.renderer.tokenizer
+        return Prepared(engine_input, params, chat, self._parsers(request, chat), tokenizer)
 
     def _parsers(self, request: GenerationRequest, chat: Any) -> list[Any]:
         """Make vLLM's parser for the model, one a choice, where the request needs one."""
@@ -312,7 +310,7 @@ class VllmEngine:
         task.add_done_callback(self._forgetting.discard)
 
     def _prepared_arm(
-        self, request: GenerationRequest, prepared: _Prepared, index: int, arm: EngineArm, has_called: list[bool]
+        self, request: GenerationRequest, prepared: Prepared, index: int, arm: EngineArm, has_called: list[bool]
     ) -> PreparedArm:
         params = prepared.params.clone()
         if params.seed is not None:
@@ -322,12 +320,12 @@ class VllmEngine:
         parsers = prepared.parsers if index == 0 else self._parsers(request, prepared.chat)
         own = dataclasses.replace(prepared, params=params, parsers=parsers)
 
-        def to_delta(completion: Any) -> Delta:
-            delta = self._delta(request, own, completion, index, has_called)
+        def to_own_delta(completion: Any) -> Delta:
+            delta = to_delta(request, own, completion, index, has_called)
             return msgspec.structs.replace(delta, token_ids=list(completion.token_ids))
 
         lora = lora_request(arm.adapter)
-        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, lora, to_delta)
+        return PreparedArm(f"{request.request_id}.{index}", prepared.engine_input, params, lora, to_own_delta)
 
     def _check_tools(self, chat: ChatInput) -> None:
         """Calls that the model may choose are found in its text, by the model's own parser."""
@@ -340,8 +338,8 @@ class VllmEngine:
 
     async def _render(self, request: GenerationRequest) -> tuple[Any, Any]:
         """Return vLLM's own request (chat or completion) and its tokenized prompt."""
-        chat_class, completion_class = _request_classes()
-        fields = _sampling_fields(request)
+        chat_class, completion_class = request_classes()
+        fields = sampling_fields(request)
         if request.chat is not None:
             self._check_tools(request.chat)
             chat = chat_class(
@@ -363,164 +361,3 @@ class VllmEngine:
         if not isinstance(inputs, list):
             raise InvalidRequest(inputs.error.message, param=inputs.error.param)
         return completion, inputs[0]
-
-    def _delta(
-        self, request: GenerationRequest, prepared: _Prepared, completion: Any, index: int, has_called: list[bool]
-    ) -> Delta:
-        text = completion.text
-        finish_reason = completion.finish_reason
-        if finish_reason in ("error", "abort"):
-            raise GenerationFailed("The engine broke off this generation.")
-        logprobs = None
-        if request.sampling.num_logprobs is not None and completion.logprobs is not None:
-            tokenizer = self._llm.renderer.tokenizer
-            logprobs = [
-                _token_logprob(token_id, at, request.sampling.num_logprobs, tokenizer)
-                for token_id, at in zip(completion.token_ids, completion.logprobs, strict=True)
-            ]
-        calls: list[ToolCallDelta] | None = None
-        reasoning = None
-        if prepared.parsers:
-            text, reasoning, calls = _parse(request, prepared, completion)
-            has_called[index] = has_called[index] or bool(calls)
-            if finish_reason == "stop" and has_called[index]:
-                finish_reason = "tool_calls"
-        return Delta(
-            index=index,
-            text=text,
-            num_tokens=len(completion.token_ids),
-            finish_reason="stop" if finish_reason == "repetition" else finish_reason,
-            logprobs=logprobs,
-            tool_calls=calls,
-            reasoning=reasoning,
-        )
-
-
-def instructed(request: GenerationRequest, instruction: str | None) -> GenerationRequest:
-    """Put an instruction before the conversation: into its system message, or as one."""
-    if instruction is None or request.chat is None:
-        return request
-    first, *rest = request.chat.messages
-    if first.get("role") == "system" and isinstance(first.get("content"), str):
-        messages = [{**first, "content": f"{first['content']}\n\n{instruction}"}, *rest]
-    else:
-        messages = [{"role": "system", "content": instruction}, first, *rest]
-    return msgspec.structs.replace(request, chat=msgspec.structs.replace(request.chat, messages=messages))
-
-
-def lora_request(adapter: str | None) -> Any:
-    """Name an adapter's folder to vLLM; its id is a hash, so that every replica agrees on it."""
-    if adapter is None:
-        return None
-    from vllm.lora.request import LoRARequest  # noqa: PLC0415 - seconds
-
-    number = int.from_bytes(hashlib.sha256(adapter.encode()).digest()[:4], "big") % (2**31 - 1) + 1
-    return LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=adapter)
-
-
-@functools.cache  # making a pydantic class takes tens of milliseconds
-def _request_classes() -> tuple[Any, Any]:
-    """vLLM's request models, told not to check lengths: the engine does, and names both numbers."""
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest  # noqa: PLC0415
-    from vllm.entrypoints.openai.completion.protocol import CompletionRequest  # noqa: PLC0415
-
-    class ChatRequest(ChatCompletionRequest):  # type: ignore[misc]
-        def build_tok_params(self, model_config: Any) -> Any:
-            return dataclasses.replace(super().build_tok_params(model_config), max_total_tokens=None)
-
-    class TextRequest(CompletionRequest):  # type: ignore[misc]
-        def build_tok_params(self, model_config: Any) -> Any:
-            return dataclasses.replace(super().build_tok_params(model_config), max_total_tokens=None)
-
-    return ChatRequest, TextRequest
-
-
-def _sampling_fields(request: GenerationRequest) -> dict[str, Any]:
-    sampling = request.sampling
-    return {
-        "n": sampling.n,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "repetition_penalty": sampling.repetition_penalty,
-        "logit_bias": sampling.logit_bias,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop),
-        "min_tokens": sampling.min_tokens,
-        "ignore_eos": sampling.ignore_eos,
-        "response_format": request.response_format,
-        "stream": request.is_streaming,
-    }
-
-
-def _token_logprob(token_id: int, at: dict[int, Any] | None, num_top: int, tokenizer: Any) -> TokenLogprob:
-    if at is None or token_id not in at:
-        return TokenLogprob(tokenizer.decode([token_id]), MIN_LOGPROB, [])
-    ranked = [
-        TopLogprob(entry.decoded_token or "", max(entry.logprob, MIN_LOGPROB)) for entry in list(at.values())[:num_top]
-    ]
-    chosen = at[token_id]
-    return TokenLogprob(chosen.decoded_token or "", max(chosen.logprob, MIN_LOGPROB), ranked)
-
-
-def _parse(
-    request: GenerationRequest, prepared: _Prepared, completion: Any
-) -> tuple[str, str | None, list[ToolCallDelta] | None]:
-    """Split raw text into content, reasoning and tool calls, by vLLM's parser for the model."""
-    parser = prepared.parsers[completion.index]
-    token_ids = list(completion.token_ids)
-    if not request.is_streaming:
-        reasoning, content, called = parser.parse(
-            completion.text, prepared.chat, enable_auto_tools=True, model_output_token_ids=token_ids
-        )
-        calls = [
-            ToolCallDelta(i, call.id or f"call_{request.request_id[-12:]}_{i}", call.name, call.arguments)
-            for i, call in enumerate(called or [])
-        ]
-        return content or "", reasoning, calls or None
-    message = parser.parse_delta(
-        delta_text=completion.text,
-        delta_token_ids=token_ids,
-        request=prepared.chat,
-        prompt_token_ids=prepared.engine_input["prompt_token_ids"],
-        finished=completion.finish_reason is not None,
-    )
-    if message is None:
-        return "", None, None
-    calls = [
-        ToolCallDelta(
-            call.index,
-            call.id,
-            call.function.name if call.function else None,
-            (call.function and call.function.arguments) or "",
-        )
-        for call in message.tool_calls
-    ]
-    return message.content or "", message.reasoning, calls or None
-
-
-@contextmanager
-def _translated_errors(param: str) -> Iterator[None]:
-    """Turn vLLM's, Jinja's and pydantic's errors into ours."""
-    from jinja2 import TemplateError  # noqa: PLC0415 - comes with vLLM
-    from pydantic import ValidationError  # noqa: PLC0415
-    from vllm.exceptions import VLLMClientError  # noqa: PLC0415
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: PLC0415
-
-    try:
-        yield
-    except EngineDeadError as error:
-        raise EngineUnavailable("The engine's process is gone; it is being restarted.") from error
-    except EngineGenerateError as error:
-        raise GenerationFailed("The engine failed on this request.") from error
-    except TemplateError as error:
-        raise InvalidRequest(f"The model's chat template refuses this conversation: {error}", param=param) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or None
-        raise InvalidRequest(first["msg"], param=where) from error
-    except (VLLMClientError, ValueError) as error:
-        raise InvalidRequest(str(error), param=getattr(error, "parameter", None)) from error

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve.engines.steering_request import SteeringRequest
-from serve.engines.vllm_engine import lora_request
+from serve.engines.vllm_requests import lora_request
 from serve.engines.worker_messages import FloatArray, States, WorkerConfig, engine_settings
 
 MAX_PROMPT_TOKENS = 4096
