@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from router.types import Array
-from serve.jobs.few_shot.data import DataError, Judgements
+from serve.jobs.few_shot.data import DataError, Index, Judgements
 from serve.jobs.few_shot.features import make_inputs
-from serve.jobs.few_shot.metrics import calibration_error, hits, losses, person_interval
+from serve.jobs.few_shot.metrics import calibration_error, hits, losses, person_and_text_interval, person_interval
 from serve.jobs.few_shot.models import Model, Scratch
 from serve.jobs.few_shot.ours import (
     CONFIG,
@@ -49,6 +49,7 @@ class Answers:
 
     by_key: dict[Key, list[Array]] = field(default_factory=lambda: defaultdict(list))
     swapped: dict[Key, list[Array]] = field(default_factory=lambda: defaultdict(list))
+    texts: dict[tuple[str, str], list[Index]] = field(default_factory=lambda: defaultdict(list))  # kind, items: (M, 2)
     fits: list[dict[str, object]] = field(default_factory=list)
 
 
@@ -95,6 +96,9 @@ def _ask(
     models: dict[str, Model], kind: str, people: tuple[Person, Person], shots: Sequence[int], answers: Answers
 ) -> None:
     person, other = people
+    for items, questions in (("warm", person.warm), ("cold", person.cold)):
+        if len(questions):
+            answers.texts[kind, items].append(questions[:, :2])
     for k in shots:
         said = {name: model.predict(kind, person.shots[:k], person.questions) for name, model in models.items()}
         swapped = models["palate"].predict(kind, other.shots[:k], person.questions)
@@ -110,8 +114,8 @@ def results(answers: Answers) -> list[dict[str, object]]:
     """Return one record per model, kind, items and shots."""
     records = []
     for (model, kind, items, shots), values in answers.by_key.items():
-        accuracy, low, high = person_interval([hits(value) for value in values])
-        loss, loss_low, loss_high = person_interval([losses(value) for value in values])
+        accuracy, low, high = _interval(answers, kind, items, [hits(value) for value in values])
+        loss, loss_low, loss_high = _interval(answers, kind, items, [losses(value) for value in values])
         joined = np.concatenate(values)
         record: dict[str, object] = {"model": model, "kind": kind, "items": items, "shots": shots}
         record |= {"accuracy": accuracy, "accuracy_ci": [low, high], "log_loss": loss}
@@ -146,11 +150,18 @@ def user_swap(answers: Answers) -> list[dict[str, object]]:
 def _difference(answers: Answers, key: tuple[str, str, int], model: str, values: list[Array]) -> dict[str, object]:
     kind, items, shots = key
     ours = answers.by_key["palate", kind, items, shots]
-    accuracy = person_interval([hits(a) - hits(b) for a, b in zip(ours, values, strict=True)])
-    loss = person_interval([losses(a) - losses(b) for a, b in zip(ours, values, strict=True)])
+    accuracy = _interval(answers, kind, items, [hits(a) - hits(b) for a, b in zip(ours, values, strict=True)])
+    loss = _interval(answers, kind, items, [losses(a) - losses(b) for a, b in zip(ours, values, strict=True)])
     record: dict[str, object] = {"against": model, "kind": kind, "items": items, "shots": shots}
     record |= {"accuracy": accuracy[0], "accuracy_ci": list(accuracy[1:])}
     return record | {"log_loss": loss[0], "log_loss_ci": list(loss[1:])}
+
+
+def _interval(answers: Answers, kind: str, items: str, values: Sequence[Array]) -> tuple[float, float, float]:
+    """Resample people, and where texts are unseen, texts: which are held out is chance."""
+    if items == "warm":
+        return person_interval(values)
+    return person_and_text_interval(values, answers.texts[kind, items])
 
 
 def _describe(palate: Palate, split: Split, seed: int) -> dict[str, object]:
