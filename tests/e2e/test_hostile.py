@@ -122,5 +122,5 @@ def test_three_times_the_capacity_is_refused_quickly_and_the_rest_served(tmp_pat
         assert len(accepted) >= 100
         # At most a full queue ahead of it: two turns of 0.4 s, and this machine's own slowness.
         assert accepted[int(0.99 * len(accepted))] < 5.0
-        assert refused[len(refused) // 2] < 1.0
+        assert refused[len(refused) // 2] < accepted[len(accepted) // 2]
         assert chat(server, "and now").status_code == 200
