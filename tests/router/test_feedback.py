@@ -95,6 +95,7 @@ def small(**changes: object) -> FeedbackTable:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"features": np.full((3, 3), np.nan)}, "features must be finite"),
         ({"lows": np.zeros(3)}, "lows must have 2 numbers"),
         ({"plus": np.array([0, 3])}, "must name items 0 to 2"),
         ({"minus": np.array([-1, 0])}, "must name items 0 to 2"),

@@ -157,6 +157,17 @@ def test_people_of_one_mind_need_one_prototype() -> None:
         np.testing.assert_allclose(np.diagonal(chosen.covariances[0])[:2], 0.25, atol=0.2)
 
 
+def test_more_prototypes_than_tastes_leave_some_to_nobody() -> None:
+    # All the same person: every cluster but one is empty.
+    crowd = simulate(AXES[:1, :2], (1,), 10, spread=0.0, flip_rate=0.0, seed=0)
+    people = list(crowd.table().evidence_of(crowd.features, np.zeros(2))) * 6
+    start = single_prior(people, np.zeros(2), 0.0)
+    chosen, _, _ = choose_prior(people, start, config(4), np.random.default_rng(0))
+    assert chosen.means.shape[0] == 4
+    assert np.isfinite(chosen.means).all()
+    assert np.isfinite(chosen.log_weights).all()
+
+
 def test_the_fit_is_the_same_under_the_same_seed_and_any_map() -> None:
     crowd = simulate(AXES[:2, :2], (20, 20), 10, spread=0.3, flip_rate=0.0, seed=3)
     layout = plain_layout(crowd.features, np.eye(1, 2), ("first",))

@@ -95,6 +95,7 @@ def test_a_tiny_base_answer_does_not_make_every_sentence_long() -> None:
     ("field", "value"),
     [
         ("max_degeneracy", 0.0),
+        ("free_degeneracy", 1.5),
         ("free_length_ratio", 0.9),
         ("min_length_tokens", 0),
         ("length_penalty", -1.0),
