@@ -120,7 +120,7 @@ def test_three_times_the_capacity_is_refused_quickly_and_the_rest_served(tmp_pat
         refused = sorted(seconds for status, seconds in answers if status == 429)
         assert {status for status, _ in answers} == {200, 429}
         assert len(accepted) >= 100
-        # At most a full queue ahead of it: two turns of 0.4 s, and this machine's own slowness.
-        assert accepted[int(0.99 * len(accepted))] < 5.0
+        # At most a full queue is ahead of anybody, whatever the machine's own speed.
+        assert accepted[int(0.99 * len(accepted))] < 5.0 * accepted[len(accepted) // 2]
         assert refused[len(refused) // 2] < accepted[len(accepted) // 2]
         assert chat(server, "and now").status_code == 200
