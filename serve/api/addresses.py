@@ -1,7 +1,7 @@
 """Which address a request is for, as the router sees it: without the prefix that the server may be mounted under.
 
-A layer that decides by address must ask here: `scope["path"]` holds the prefix, so that what is decided by it would not be
-about the route that then answers. Knows nothing of what stands at an address.
+A layer that decides by address must ask here: `scope["path"]` holds the prefix, so that what is decided by it would not
+be about the route that then answers. Knows nothing of what stands at an address.
 """
 
 from __future__ import annotations
