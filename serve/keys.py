@@ -2,8 +2,8 @@
 
 A key is `pk-ID-SECRET`; of the secret only a SHA-256 digest is kept, which is enough for 256 random bits. They live in
 one JSON file under PALATE_HOME, replaced whole, and read again when it changes, so that a revoked key dies at once on
-every replica that shares the folder. The lock beside it is never removed: where it lies without the file, there were keys
-and they are gone. Knows no HTTP.
+every replica that shares the folder. The lock beside it is never removed: where it lies alone, there were keys and they
+are gone. Knows no HTTP.
 """
 
 from __future__ import annotations
