@@ -2,7 +2,8 @@
 
 A key is `pk-ID-SECRET`; of the secret only a SHA-256 digest is kept, which is enough for 256 random bits. They live in
 one JSON file under PALATE_HOME, replaced whole, and read again when it changes, so that a revoked key dies at once on
-every replica that shares the folder. Knows no HTTP.
+every replica that shares the folder. The lock beside it is never removed: where it lies alone, there were keys and they
+are gone. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -67,19 +68,28 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = path.with_suffix(".lock")
         self._stamp: tuple[int, int] | None = None
         self._keys: dict[str, ApiKey] = {}
 
     def keys(self) -> dict[str, ApiKey]:
         """Return every key by id, revoked ones included; reads the file only when it changed.
 
-        Raises ConfigurationError if the file is damaged: an unreadable list must not open the server.
+        Raises ConfigurationError if the file is damaged or gone: an unreadable list must not open the server.
         """
+        had_keys = self._keys or self._lock.exists() or self.path.is_symlink()  # as to a Secret that lacks them
+        if self._keys_if_there() is None and had_keys:
+            raise ConfigurationError(
+                f"The keys in {self.path} are gone. Restore the file, or make a new key with `palate keys create`; "
+                f"for a server without keys remove {self._lock.name} too and restart it."
+            )
+        return self._keys
+
+    def _keys_if_there(self) -> dict[str, ApiKey] | None:
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            self._stamp, self._keys = None, {}
-            return self._keys
+            return None
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp != self._stamp:
             self._keys, self._stamp = _read(self.path), stamp
@@ -96,15 +106,15 @@ class KeyFile:
         text = f"{PREFIX}-{key_id}-{secret}"
         key = ApiKey(key_id, tenant, tuple(sorted(scopes)), _digest(text).hex(), now, name)
         with self._locked():
-            self._write({**self.keys(), key_id: key})
+            self._write({**(self._keys_if_there() or {}), key_id: key})
         return key, text
 
     def revoke(self, key_id: str, *, now: float) -> ApiKey:
         """Revoke a key for good. NotFound if there is none."""
+        if key_id not in self.keys():  # no key is ever removed, so this stays true of one that is there
+            raise NotFound(f"There is no key '{key_id}'; `palate keys list` shows them.")
         with self._locked():
             keys = self.keys()
-            if key_id not in keys:
-                raise NotFound(f"There is no key '{key_id}'; `palate keys list` shows them.")
             revoked = replace(keys[key_id], revoked_at=keys[key_id].revoked_at or now)
             self._write({**keys, key_id: revoked})
         return revoked
@@ -123,7 +133,7 @@ class KeyFile:
     def _locked(self) -> Iterator[None]:
         """Keep other processes from writing at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -156,7 +166,7 @@ def _digest(text: str) -> bytes:
 class Doorkeeper:
     """Decides who a request comes from: the keys on file, and `PALATE_API_KEY` as tenant `default` with all scopes.
 
-    Without any key the server is open, and everybody is tenant `default`.
+    Where no key was ever made the server is open, and everybody is tenant `default`.
     """
 
     def __init__(self, api_key: str | None = None, file: KeyFile | None = None) -> None:

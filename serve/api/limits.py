@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.addresses import route_path
 from serve.api.context import ApiContext, context_of
 from serve.api.streaming import refuse
 from serve.engines.protocol import Output
@@ -45,7 +46,7 @@ class Limits:
         if limiter is None or principal is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        counts_tokens = required_scope(scope["method"], scope["path"]) is KeyScope.INFER
+        counts_tokens = required_scope(scope["method"], route_path(scope)) is KeyScope.INFER
         try:
             allowance = await limiter.admit(principal.key_id, counts_tokens=counts_tokens)
         except PalateError as error:

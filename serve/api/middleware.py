@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.addresses import is_api, route_path
 from serve.api.context import ApiContext
 from serve.api.streaming import refuse
 from serve.errors import AuthenticationFailed, PermissionDenied, RequestTooLarge
@@ -21,7 +22,6 @@ access = logging.getLogger("palate.access")
 access.setLevel(logging.INFO)  # switched by the configuration, not by the level
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
-PROTECTED_PREFIX = "/v1/"
 EVENT_STREAM = "text/event-stream"
 
 
@@ -124,7 +124,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED_PREFIX):
+        if not is_api(scope):
             await self._app(scope, receive, send)
             return
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -133,7 +133,7 @@ class Keys:
             message = "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'."
             await refuse(AuthenticationFailed(message), scope, receive, send)
             return
-        needed = required_scope(scope["method"], scope["path"])
+        needed = required_scope(scope["method"], route_path(scope))
         if needed is not None and not principal.may(needed):
             message = f"This API key does not have the scope '{needed}' that this needs."
             await refuse(PermissionDenied(message), scope, receive, send)

@@ -12,6 +12,8 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.api.addresses import is_api
+
 PAGE = Path(__file__).parent.parent / "page"
 REFERENCE = PAGE.parent / "reference"  # Swagger UI
 POLICY = (
@@ -56,7 +58,7 @@ class SafeHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or is_api(scope):
             await self._app(scope, receive, send)
             return
 

@@ -40,6 +40,7 @@ from serve.engines.protocol import (
     ToolCallDelta,
     Verdict,
 )
+from serve.errors import GenerationFailed
 
 Floats = NDArray[np.float64]
 BASE = 0  # the position of the untouched base model in every plan
@@ -53,7 +54,10 @@ def generate(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Outpu
 async def best_of(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Output, None]:
     """Generate a request's arms and yield the chosen answers, the winner as choice 0; the last output has the verdict.
 
-    Without judges the arms themselves are yielded as they come. Closing the generator aborts every arm.
+    Without judges the arms themselves are yielded as they come. Closing the generator aborts every arm. An arm that
+    breaks off is left out of the choice, even if it was chosen, as long as nothing of it has been yielded.
+
+    Raises GenerationFailed if what is yielded cannot become complete.
     """
     rules = request.best_of
     if rules is None or not request.arms:
@@ -90,6 +94,10 @@ class _ArmLog:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.finish_reason is not None and not self.has_failed
 
     def stats(self, num_tokens: int | None = None) -> CandidateStats:
         """Measure it, as it was after `num_tokens` tokens."""
@@ -135,6 +143,8 @@ class _Contest:
             arm = self._arms[delta.index]
             if delta.finish_reason == ARM_FAILED:
                 arm.has_failed = arm.is_out = True
+                if arm.num_released or not self._rules.judges:  # nothing can stand in for it
+                    raise _broken_off()
                 continue
             arm.deltas.append(delta)
             arm.token_ids += delta.token_ids or ()
@@ -169,9 +179,9 @@ class _Contest:
     async def end(self) -> Verdict:
         """Decide if nothing is decided yet, and say how it went."""
         started = time.perf_counter()
+        contenders = self._complete_contenders()
         features = await self._run.features(range(len(self._arms)))
-        if self._rules.judges and self._order is None:
-            contenders = [index for index, arm in enumerate(self._arms) if not arm.is_out]
+        if contenders:
             self._decide(self._scores(contenders, features_of(features, contenders), None))
         self._choosing_s += time.perf_counter() - started
         order = self._order or ()
@@ -207,6 +217,18 @@ class _Contest:
     def output(self, deltas: list[Delta], verdict: Verdict | None = None) -> Output:
         """Make an output of deltas."""
         return Output(self._num_prompt_tokens, self._num_cached_tokens, deltas, verdict)
+
+    def _complete_contenders(self) -> list[int]:
+        """Return the arms to choose from at the end; none if the choice stands. Raises GenerationFailed."""
+        if self._order is not None and all(self._arms[index].is_complete for index in self._order):
+            return []
+        complete = [index for index, arm in enumerate(self._arms) if arm.is_complete]
+        standing = [index for index in complete if not self._arms[index].is_out]
+        contenders = standing if len(standing) >= self._rules.num_best else complete  # losers that were done stand in
+        is_open = self._order is None or not any(self._arms[index].num_released for index in self._order)
+        if not self._rules.judges or not is_open or len(contenders) < self._rules.num_best:
+            raise _broken_off()
+        return contenders
 
     def _decide(self, standing: _Scores) -> None:
         num_best = min(self._rules.num_best, len(standing.arms))
@@ -258,6 +280,10 @@ class _Contest:
         return standing
 
 
+def _broken_off() -> GenerationFailed:
+    return GenerationFailed("The engine broke off this answer.")
+
+
 def features_of(features: Features, rows: Sequence[int]) -> Features:
     """Pick some rows."""
     return Features(features.feature_space, tuple(features.counts[row] for row in rows), features.values[list(rows)])
@@ -279,7 +305,7 @@ def joined(deltas: Sequence[Delta], index: int) -> Delta:
         index=index,
         text="".join(delta.text for delta in deltas),
         num_tokens=sum(delta.num_tokens for delta in deltas),
-        finish_reason=next((delta.finish_reason for delta in reversed(deltas) if delta.finish_reason), "stop"),
+        finish_reason=next((delta.finish_reason for delta in reversed(deltas) if delta.finish_reason), None),
         logprobs=[entry for delta in deltas for entry in delta.logprobs or ()] if has_logprobs else None,
         tool_calls=[calls[key] for key in sorted(calls)] or None,
         reasoning=reasoning or None,

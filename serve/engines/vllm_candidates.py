@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import ARM_FAILED, Delta, EngineArm, Features, Output
 from serve.engines.steering_request import SteeringRequest
 from serve.engines.worker_messages import SENT, Reading, States
-from serve.errors import PalateError
+from serve.errors import GenerationFailed, PalateError
+
+logger = logging.getLogger("palate.engine")
 
 Translation = Callable[[], AbstractContextManager[None]]
 
@@ -58,7 +61,8 @@ class VllmCandidateRun:
     async def outputs(self) -> AsyncIterator[Output]:
         """Yield steps of all arms together; see the protocol."""
         self._tasks = [asyncio.create_task(self._run(index)) for index in range(len(self._arms))]
-        running, is_any_served = set(range(len(self._arms))), False
+        running, is_any_complete = set(range(len(self._arms))), False
+        failure: PalateError | None = None  # the last one
         while running:
             news = [await self._queue.get()]
             while not self._queue.empty():
@@ -66,12 +70,14 @@ class VllmCandidateRun:
             steps = [item for item in news if isinstance(item, Output)]
             ends = [item for item in news if isinstance(item, _Ended)]
             deltas = [delta for step in steps for delta in step.deltas]
-            is_any_served = is_any_served or any(delta.finish_reason is not None for delta in deltas)
+            is_any_complete = is_any_complete or any(delta.finish_reason is not None for delta in deltas)
             running -= {end.arm for end in ends}
-            failures = [end for end in ends if end.error is not None]
-            if failures and failures[-1].error is not None and not running and not is_any_served:
-                raise failures[-1].error
-            deltas += [Delta(failure.arm, finish_reason=ARM_FAILED) for failure in failures]
+            for end in ends:
+                if end.error is not None:
+                    failure = end.error
+                    deltas.append(Delta(end.arm, finish_reason=ARM_FAILED))
+            if failure is not None and not running and not is_any_complete:
+                raise failure
             if deltas:
                 num_prompt_tokens = max((step.num_prompt_tokens for step in steps), default=0)
                 yield Output(num_prompt_tokens, max((step.num_cached_tokens for step in steps), default=0), deltas)
@@ -97,7 +103,8 @@ class VllmCandidateRun:
         await forget_states(self._llm, [arm.id for arm in self._arms])
 
     async def _run(self, index: int) -> None:
-        arm, error = self._arms[index], None
+        arm = self._arms[index]
+        error: PalateError | None = None
         try:
             with self._translation():
                 async for step in self._llm.generate(arm.engine_input, arm.params, arm.id, lora_request=arm.lora):
@@ -111,6 +118,9 @@ class VllmCandidateRun:
                     )
         except PalateError as broken:
             error = broken
+        except Exception as broken:  # such as a tool parser's; nobody awaits this task, so it would go unnoticed
+            logger.error("arm %s broke off", arm.id, exc_info=broken)
+            error = GenerationFailed("The engine failed on this request.")
         finally:
             self._queue.put_nowait(_Ended(index, error))
 

@@ -22,7 +22,8 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
 COMMAND = re.compile(r"`(?:\.venv/bin/)?palate ((?:[a-z-]+ ?)+)")
 ROWS = (
     "engine replica dies", "ingress replica dies", "Redis dies", "Redis is slow", "index is lost", "artifact is broken",
-    "disk is full", "clock jumps", "Overload", "do not read", "hostile input", "Poisoning",
+    "disk is full", "clock jumps", "Overload", "do not read", "hostile input", "Poisoning", "candidate breaks off",
+    "keys are gone",
 )  # fmt: skip
 
 

@@ -76,6 +76,51 @@ def test_a_damaged_file_opens_no_door(file: KeyFile, content: str) -> None:
         Doorkeeper(None, file).admit("anything")
 
 
+def test_a_file_that_vanishes_opens_no_door_also_not_after_a_restart(file: KeyFile) -> None:
+    _, text = file.create("acme", APP, now=1.0)
+    running = Doorkeeper(None, KeyFile(file.path))
+    assert running.admit(text) is not None
+    away = file.path.rename(file.path.with_suffix(".away"))
+    for doorkeeper in (running, Doorkeeper(None, KeyFile(file.path))):
+        for given in (None, "wrong", text):
+            with pytest.raises(ConfigurationError, match="are gone"):
+                doorkeeper.admit(given)
+    away.rename(file.path)
+    assert running.admit(text) is not None
+    assert running.admit(None) is None
+
+
+def test_a_folder_that_vanishes_opens_no_door_of_a_running_server(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted"
+    _, text = KeyFile(folder / "keys.json").create("acme", APP, now=1.0)
+    running = Doorkeeper(None, KeyFile(folder / "keys.json"))
+    assert running.admit(text) is not None
+    folder.rename(tmp_path / "unmounted")
+    with pytest.raises(ConfigurationError, match="are gone"):
+        running.admit(None)
+
+
+def test_a_link_to_keys_that_are_not_there_opens_no_door(file: KeyFile, tmp_path: Path) -> None:
+    file.path.symlink_to(tmp_path / "secret" / "keys.json")
+    with pytest.raises(ConfigurationError, match="are gone"):
+        Doorkeeper(None, file).admit(None)
+
+
+def test_new_keys_take_the_place_of_lost_ones(file: KeyFile) -> None:
+    _, old = file.create("acme", APP, now=1.0)
+    file.path.unlink()
+    _, text = KeyFile(file.path).create("acme", APP, now=2.0)
+    doorkeeper = Doorkeeper(None, KeyFile(file.path))
+    assert doorkeeper.admit(text) is not None
+    assert doorkeeper.admit(old) is None
+
+
+def test_asking_for_a_key_where_none_was_made_shuts_no_door(file: KeyFile) -> None:
+    with pytest.raises(NotFound):
+        file.revoke("unknown", now=1.0)
+    assert Doorkeeper(None, KeyFile(file.path)).admit(None) == Principal()
+
+
 def test_a_scope_nobody_knows_is_damage(file: KeyFile) -> None:
     file.create("acme", APP, now=1.0)
     rows = json.loads(file.path.read_text())

@@ -88,6 +88,14 @@ async def test_every_kind_of_answer_is_counted(engine: ScriptedEngine, path: str
         assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1_000 - after.json()["usage"]["total_tokens"]
 
 
+async def test_limits_hold_under_a_prefix_of_all_addresses(engine: ScriptedEngine) -> None:
+    app = application(engine, limits={"key": {"tokens_per_minute": 1}})
+    transport = httpx.ASGITransport(app, root_path="/palate")
+    async with httpx.AsyncClient(transport=transport, base_url="http://palate/palate") as client:
+        statuses = [(await client.post("/v1/chat/completions", json=BODY)).status_code for _ in range(2)]
+        assert statuses == [200, 429]
+
+
 async def test_people_have_limits_of_their_own(engine: ScriptedEngine) -> None:
     async with serving(engine, limits={"user": {"requests_per_minute": 1}}) as client:
         assert (await client.post("/v1/chat/completions", json={**BODY, "user": "ann"})).status_code == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 from pydantic import SecretStr
@@ -10,6 +12,7 @@ from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.config import Config, Secrets
 from serve.engines.scripted_engine import ScriptedEngine
+from serve.keys import KeyFile, Scope
 from serve.metrics import Metrics
 from serve.service import LocalService
 from tests.serve.api.conftest import MODEL
@@ -45,6 +48,27 @@ async def test_the_key_is_asked_for_under_v1_only(config: Config, engine: Script
             assert refused.status_code == 401
             assert refused.headers["WWW-Authenticate"] == "Bearer"
         assert (await client.get("/v1/models", headers={"Authorization": "Bearer right"})).status_code == 200
+
+
+async def test_a_prefix_of_all_addresses_opens_no_door(config: Config, engine: ScriptedEngine, tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    _, key = file.create("acme", frozenset({Scope.INFER}), now=1.0)
+    app = create_app(ApiContext(LocalService(engine), config, Secrets(), Metrics(), keys=file))
+    # As Ray Serve calls an application under a `route_prefix`: the prefix stays in the path.
+    transport = httpx.ASGITransport(app, root_path="/palate")
+    async with httpx.AsyncClient(transport=transport, base_url="http://palate/palate") as client:
+        text = {"model": MODEL, "prompt": "hi"}
+        for path, body in (("completions", text), ("chat/completions", BODY)):
+            assert (await client.post(f"/v1/{path}", json=body)).status_code == 401
+            own = {"Authorization": f"Bearer {key}"}
+            assert (await client.post(f"/v1/{path}", json=body, headers=own)).status_code == 200
+        assert (await client.get("/v1/operator")).status_code == 401
+        assert (await client.get("/v1/operator", headers=own)).status_code == 403
+        assert "content-security-policy" in (await client.get("/health")).headers
+        assert "content-security-policy" not in (await client.get("/v1/models", headers=own)).headers
+    bare = httpx.ASGITransport(app, root_path="/palate")
+    async with httpx.AsyncClient(transport=bare, base_url="http://palate") as client:
+        assert (await client.get("/v1/models")).status_code == 401
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
