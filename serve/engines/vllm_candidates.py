@@ -25,6 +25,7 @@ from serve.errors import GenerationFailed, PalateError
 logger = logging.getLogger("palate.engine")
 
 Translation = Callable[[], AbstractContextManager[None]]
+Forget = Callable[[list[str]], None]  # frees the states of sequences, in the background
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,20 @@ class _Ended:
 class VllmCandidateRun:
     """Runs the arms; see `CandidateRun`."""
 
-    def __init__(self, llm: Any, arms: Sequence[PreparedArm], space: FeatureSpace, translation: Translation) -> None:
-        """Take the arms; inside of `translation`, vLLM's errors become ours."""
+    def __init__(
+        self, llm: Any, arms: Sequence[PreparedArm], space: FeatureSpace, translation: Translation, forget: Forget
+    ) -> None:
+        """Take the arms; inside of `translation`, vLLM's errors become ours; `forget` frees states without waiting."""
         self._llm = llm
         self._arms = arms
         self._space = space
         self._translation = translation
+        self._forget = forget
         self._queue: asyncio.Queue[Output | _Ended] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._readings: list[dict[int, Reading]] = [{} for _ in arms]  # by count, as they came with the steps
         self._settled: set[int] = set()  # arms whose last reading is the last one there will be
+        self._handed_over: set[int] = set()  # arms whose states left with their last token: the worker has none
 
     async def outputs(self) -> AsyncIterator[Output]:
         """Yield steps of all arms together; see the protocol."""
@@ -84,11 +89,13 @@ class VllmCandidateRun:
 
     async def features(self, arms: Sequence[int], mark: int | None = None) -> Features:
         """Give the arms' features, as they came with their tokens or else by asking; see the protocol."""
-        readings = [self._reading(arm, mark) for arm in arms]
-        if all(reading is not None for reading in readings):
-            return joined_readings(readings, self._space)
-        with self._translation():
-            return await read_features(self._llm, [self._arms[arm].id for arm in arms], self._space, mark)
+        readings = {arm: self._reading(arm, mark) for arm in arms}
+        missing = [arm for arm, reading in readings.items() if reading is None]
+        if missing:
+            with self._translation():
+                asked = await ask_readings(self._llm, [self._arms[arm].id for arm in missing], mark)
+            readings |= dict(zip(missing, asked, strict=True))
+        return joined_readings([readings[arm] for arm in arms], self._space)
 
     async def abort(self, arms: Sequence[int]) -> None:
         """Stop some arms."""
@@ -98,9 +105,11 @@ class VllmCandidateRun:
         await asyncio.gather(*(self._tasks[arm] for arm in arms), return_exceptions=True)
 
     async def close(self) -> None:
-        """Abort what still runs and forget the states."""
+        """Abort what still runs; what states are left are forgotten."""
         await self.abort(range(len(self._tasks)))
-        await forget_states(self._llm, [arm.id for arm in self._arms])
+        left = [arm.id for index, arm in enumerate(self._arms) if index not in self._handed_over]
+        if left:
+            self._forget(left)
 
     async def _run(self, index: int) -> None:
         arm = self._arms[index]
@@ -113,6 +122,7 @@ class VllmCandidateRun:
                         self._readings[index][reading.count] = reading
                         if step.finished:  # not so behind a stop string, which vLLM finds too late for the worker
                             self._settled.add(index)
+                            self._handed_over.add(index)
                     self._queue.put_nowait(
                         Output(len(step.prompt_token_ids or ()), step.num_cached_tokens or 0, deltas)
                     )
@@ -151,14 +161,12 @@ def joined_readings(readings: Sequence[Reading | None], space: FeatureSpace) -> 
     return Features(version, tuple(reading.count if reading else 0 for reading in readings), np.stack(rows))
 
 
-async def read_features(llm: Any, ids: Sequence[str], space: FeatureSpace, mark: int | None = None) -> Features:
-    """Read the features of sequences in one call."""
+async def ask_readings(llm: Any, ids: Sequence[str], mark: int | None = None) -> list[Reading]:
+    """Read the features of sequences in one call; of one that is unknown, nothing."""
     replies = await llm.collective_rpc("read_states", args=(list(ids), mark))
     states = States.from_message(replies[0])
-    nothing = np.full(space.num_features, np.nan, dtype=np.float32)
-    counts = tuple(states.counts.get(id_, 0) for id_ in ids)
-    rows = [states.values[id_] if count else nothing for id_, count in zip(ids, counts, strict=True)]
-    return Features(states.version, counts, np.stack(rows))
+    nothing = np.zeros(0, dtype=np.float32)
+    return [Reading(states.version, states.counts.get(id_, 0), states.values.get(id_, nothing)) for id_ in ids]
 
 
 async def forget_states(llm: Any, ids: Sequence[str]) -> None:

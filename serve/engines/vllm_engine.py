@@ -37,9 +37,9 @@ from serve.engines.vllm_candidates import (
     PreparedArm,
     VllmCandidateRun,
     arm_arguments,
+    ask_readings,
     forget_states,
     joined_readings,
-    read_features,
     reading_of,
 )
 from serve.engines.vllm_outputs import Prepared, to_delta
@@ -131,7 +131,7 @@ class VllmEngine:
             self._prepared_arm(request, prompts[arm.instruction], index, arm, has_called)
             for index, arm in enumerate(request.arms)
         ]
-        run = VllmCandidateRun(self._llm, arms, space, functools.partial(translated_errors, param))
+        run = VllmCandidateRun(self._llm, arms, space, functools.partial(translated_errors, param), self._forget_states)
         try:
             yield run
         finally:
@@ -155,20 +155,15 @@ class VllmEngine:
                     raise ContextLengthExceeded.of(
                         len(prompt_ids) + len(answer), self.model.max_model_len, "candidates"
                     )
-            try:
-                readings = await asyncio.gather(
-                    *(
-                        self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
-                        for id_, answer in zip(ids, answers, strict=True)
-                        if answer
-                    )
+            readings = await asyncio.gather(
+                *(
+                    self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
+                    for id_, answer in zip(ids, answers, strict=True)
+                    if answer
                 )
-                if any(reading is None for reading in readings):
-                    return await read_features(self._llm, ids, space)
-                arrived = iter(readings)
-                return joined_readings([next(arrived) if answer else None for answer in answers], space)
-            finally:
-                self._forget_states(ids)
+            )
+            arrived = iter(readings)
+            return joined_readings([next(arrived) if answer else None for answer in answers], space)
 
     async def check_health(self) -> None:
         """Raise EngineUnavailable if vLLM's process is gone."""
@@ -297,11 +292,16 @@ class VllmEngine:
             raise InvalidRequest("This server's engine has no feature space for its model: answers are not measured.")
         return self._space
 
-    async def _read_through(self, prompt: Any, params: Any, request_id: str) -> Reading | None:
+    async def _read_through(self, prompt: Any, params: Any, request_id: str) -> Reading:
+        """Return the states of one prompt; they come with its one token, or else are asked for."""
         reading = None
-        async for step in self._llm.generate(prompt, params.clone(), request_id):
-            reading = reading_of(step) or reading
-        return reading
+        try:
+            async for step in self._llm.generate(prompt, params.clone(), request_id):
+                reading = reading_of(step) or reading
+            return reading or (await ask_readings(self._llm, [request_id]))[0]
+        finally:
+            if reading is None:
+                self._forget_states([request_id])
 
     def _forget_states(self, ids: list[str]) -> None:
         """Free states without waiting for the running step."""

@@ -13,7 +13,7 @@ import pytest
 
 from serve.engines.protocol import ARM_FAILED, Delta, Output
 from serve.engines.scripted_words import scripted_feature_space
-from serve.engines.vllm_candidates import PreparedArm, VllmCandidateRun
+from serve.engines.vllm_candidates import Forget, PreparedArm, VllmCandidateRun
 from serve.engines.worker_messages import Reading
 from serve.errors import EngineUnavailable, GenerationFailed
 
@@ -49,7 +49,7 @@ class _Llm:
         return [None]
 
 
-def run_of(*arms: Sequence[str | Exception]) -> VllmCandidateRun:
+def run_of(*arms: Sequence[str | Exception], forget: Forget | None = None) -> VllmCandidateRun:
     def to_delta(arm: int) -> Any:
         def translate(said: tuple[str, bool]) -> Delta:
             word, is_last = said
@@ -60,7 +60,8 @@ def run_of(*arms: Sequence[str | Exception]) -> VllmCandidateRun:
         return translate
 
     prepared = [PreparedArm(f"r.{arm}", arm, None, None, to_delta(arm)) for arm in range(len(arms))]
-    return VllmCandidateRun(_Llm(*arms), prepared, scripted_feature_space("m"), contextlib.nullcontext)
+    space = scripted_feature_space("m")
+    return VllmCandidateRun(_Llm(*arms), prepared, space, contextlib.nullcontext, forget or (lambda ids: None))
 
 
 async def ends_of(run: VllmCandidateRun) -> dict[int, str]:
@@ -89,3 +90,11 @@ async def test_when_no_arm_is_complete_the_failure_is_raised() -> None:
     with pytest.raises(EngineUnavailable):
         await abort_the_other_one()
     await run.close()
+
+
+async def test_states_that_left_with_the_last_token_are_not_freed_again() -> None:
+    """The worker has let go of arm 0; arms 1 and 2 broke off, and what is left of them is freed at the end."""
+    freed: list[str] = []
+    run = run_of(["a", "b"], ["a", KeyError("x")], ["a", UNREADABLE, "b"], forget=freed.extend)
+    await ends_of(run)
+    assert freed == ["r.1", "r.2"]
