@@ -24,10 +24,10 @@ from serve.conversation import digest_of
 from serve.editions import Edition, InService, Trial
 from serve.preferences import Preferences
 from user_store.errors import Conflict, StoreError, StoreUnavailable
-from user_store.folding import catch_up, fold_log, settle_pending
+from user_store.folding import catch_up, fold_log
 from user_store.latent_index import LatentIndex
 from user_store.store import UserStore
-from user_store.types import CompletionRecord, DeletionReceipt, FeedbackEvent, Profile, UserKey, UserState
+from user_store.types import CompletionRecord, DeletionReceipt, Profile, UserKey, UserState
 from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.people")
@@ -161,7 +161,8 @@ class People:
         """Read people with one artifact for all: one read of the store each. Raises StoreUnavailable.
 
         After a failure it fails at once for `pause_s`, so that answers do not wait for a store that is away. A
-        posterior that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
+        posterior that lags behind its log (after a crash, under a new artifact, or with feedback that still waits for
+        its answer) is brought up in the background.
         """
         if not keys:
             return []
@@ -193,7 +194,7 @@ class People:
         return edition.preferences.posterior(state)
 
     def is_behind(self, state: UserState) -> bool:
-        """Whether the stored posterior has not seen the whole log, or is another population's."""
+        """Whether the stored posterior has not seen all of the log, settled, or is another population's."""
         return self.in_service.is_behind(state)
 
     async def announce(self, key: UserKey, completion_id: str, now: float) -> None:
@@ -203,9 +204,7 @@ class People:
 
     async def remember(self, record: CompletionRecord) -> None:
         """Keep an answer's candidates, and learn from feedback that arrived before it was stored."""
-        waiting = await self.store.put_completion(record)
-        settled = [await self.settle(event) for event in waiting]
-        if any(settled):
+        if await self.store.put_completion(record):
             await self.learn(record.key)
 
     def record(
@@ -238,12 +237,8 @@ class People:
             payload=payload,
         )
 
-    async def settle(self, event: FeedbackEvent) -> bool:
-        """Give a waiting event its evidence if its completions are stored by now."""
-        return await settle_pending(self.store, event, self.preferences.evidence, now=self.clock())
-
     async def learn(self, key: UserKey) -> UserState:
-        """Fold what the posterior has not seen, and move the person in the index."""
+        """Settle what waits, fold what the posterior has not seen, and move the person in the index."""
         edition = self.in_service.meant_for(key)
         async with self._locks.setdefault(key, asyncio.Lock()):  # in one process nobody need lose a race
             state = await catch_up(self.store, key, edition.preferences.model, now=self.clock())
