@@ -7,7 +7,6 @@ answer without a taste is. Knows no HTTP, no Ray and no engine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -248,18 +247,29 @@ class People:
     async def renew(self) -> int:
         """Read everybody's log anew whose posterior is not of the edition meant for them; return how many.
 
-        Takes half of the time at most, since requests come first. Raises StoreError.
+        Takes half of the time at most, since requests come first. Raises StoreUnavailable.
         """
         num_renewed = 0
         async for tenant in self.store.list_tenants():
             async for key, posterior in self.store.iter_posteriors(tenant):
                 if posterior.population != self.in_service.meant_for(key).version:
                     begin = time.monotonic()
-                    with contextlib.suppress(Conflict):  # somebody else read it
-                        await self.learn(key)
-                    num_renewed += 1
+                    num_renewed += await self._renew_one(key)
                     await asyncio.sleep(time.monotonic() - begin)
         return num_renewed
+
+    async def _renew_one(self, key: UserKey) -> bool:
+        """Read one log anew; False if it cannot be read, which must keep nobody else's from being read."""
+        try:
+            await self.learn(key)
+        except StoreUnavailable:
+            raise
+        except Conflict:
+            return True  # somebody else read it
+        except StoreError as error:
+            logger.error("a log cannot be read anew: %s; `palate store check` says more", type(error).__name__)
+            return False
+        return True
 
     async def erase(self, key: UserKey) -> DeletionReceipt:
         """Erase everything about a person, index and its file included; what they send later starts anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from serve.editions import Edition
 from serve.engines.scripted_engine import ScriptedEngine
-from serve.feedback import FeedbackDesk, Statement
+from serve.feedback import FeedbackDesk, Statement, deliver_forever
 from serve.metrics import Metrics
 from serve.people import Candidates, People
 from serve.preferences import Preferences
@@ -164,6 +165,31 @@ async def test_one_persons_damage_keeps_nobody_elses_feedback_back(
     store.heal()
     assert await desk.deliver() == 1
     assert await num_counting(people) == 1
+
+
+async def test_delivery_outlives_what_the_spools_own_disk_does(
+    desk: FeedbackDesk, people: People, spool: SpoolFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError("no space"), StoreUnavailable("locked")]
+    size = spool.size
+
+    async def failing() -> int:
+        if failures:
+            raise failures.pop()
+        return await size()
+
+    monkeypatch.setattr(spool, "size", failing)
+    await spool.add(event("e1"))
+    delivering = asyncio.create_task(deliver_forever(desk, 0.001))
+    async with asyncio.timeout(10):
+        while failures:  # noqa: ASYNC110 - the loop sends no event
+            await asyncio.sleep(0.001)
+        await spool.add(event("e2"))
+        while len(await log_of(people)) < 2:  # noqa: ASYNC110 - the loop sends no event
+            await asyncio.sleep(0.001)
+    assert not delivering.done()
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
 
 
 async def test_damage_that_shows_while_learning_keeps_nobody_else_from_learning(
