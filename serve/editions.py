@@ -75,11 +75,13 @@ class InService:
         return next(known, meant)
 
     def is_behind(self, state: UserState) -> bool:
-        """Whether a person's posterior has not seen their whole log, or is not of the edition meant for them."""
+        """Whether a person's posterior has not seen all of their log, or is not of the edition meant for them."""
         if not state.position.seq:
             return False
         posterior = state.posterior
-        return not state.is_current or posterior is None or posterior.population != self.meant_for(state.key).version
+        if posterior is None or posterior.population != self.meant_for(state.key).version:
+            return True
+        return not state.is_current or state.num_pending > 0
 
     def live(self) -> Iterator[Edition]:
         """Yield the editions that somebody is meant to be read with."""

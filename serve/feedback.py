@@ -8,6 +8,7 @@ HTTP and no Ray.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -28,7 +29,15 @@ from serve.questions import question_id
 from serve.service import Service
 from serve.spooling import SpoolFolder
 from user_store import errors as store_errors
-from user_store.types import AppendReceipt, CompletionRecord, FeedbackEvent, FeedbackKind, UserKey, UserState
+from user_store.types import (
+    AppendReceipt,
+    CompletionRecord,
+    DeletionReceipt,
+    FeedbackEvent,
+    FeedbackKind,
+    UserKey,
+    UserState,
+)
 from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.feedback")
@@ -83,6 +92,7 @@ class FeedbackDesk:
         self._metrics = metrics
         self._keep_texts = keep_texts
         self._spool = spool
+        self._refused: set[UserKey] = set()  # whose spooled feedback the store would not take the last time
         self._overhearing: set[asyncio.Task[None]] = set()
 
     async def receive(self, tenant: str, statement: Statement) -> Receipt:
@@ -98,13 +108,13 @@ class FeedbackDesk:
         if records is not None:
             _check_choices(statement, records)
         measured = await self._measure(statement)
-        event = await self._event(key, statement, records, measured)
-        receipt, is_spooled = await self._append(event)
+        is_paused = await self._is_paused(key)
+        event = self._event(key, statement, records, measured, is_paused=bool(is_paused))
+        receipt, is_spooled = await self._append(event, is_certain=is_paused is not None)
         self._metrics.feedback.labels(event.kind.value, "duplicate" if receipt.is_duplicate else "new").inc()
         if is_spooled:
             return Receipt(receipt.event_id, receipt.is_duplicate, None, is_spooled=True)
-        # Of a repeated event nothing waits under the new id.
-        state = await self._learn(replace(event, is_pending=False) if receipt.is_duplicate else event)
+        state = await self._learn(key)
         if event.kind is FeedbackKind.THUMB and not receipt.is_duplicate:
             self._count_thumb(event, statement.choice, records or (), state)
         return Receipt(receipt.event_id, receipt.is_duplicate, _version(state))
@@ -113,23 +123,39 @@ class FeedbackDesk:
         """Withdraw one; the posterior forgets it. Raises NotFound."""
         event = await self.people.store.find_event(tenant, event_id)
         await self.people.store.withdraw_event(event.key, event_id)
-        state = await self._learn(replace(event, is_pending=False))
+        state = await self._learn(event.key)
         return Receipt(event_id, posterior_version=_version(state))
 
     async def deliver(self) -> int:
         """Hand what waits in the spool to the store, and learn from it; return whose. Quiet while it is still away."""
         if self._spool is None:
             return 0
-        try:
-            delivered = await self._spool.deliver(self.people.store)
-            for key in delivered:
-                for event in await self.people.store.read_log(key):
-                    if event.is_pending:
-                        await self.people.settle(event)
+        delivery = await self._spool.deliver(self._take_in)
+        if delivery.refused.keys() - self._refused:
+            reasons = ", ".join(sorted(set(delivery.refused.values())))
+            logger.error("feedback of %d people stays in the spool: %s", len(delivery.refused), reasons)
+        self._refused = set(delivery.refused)
+        for key in delivery.taken:
+            try:
                 await self.people.learn(key)
-        except store_errors.StoreUnavailable:
-            return 0
-        return len(delivered)
+            except store_errors.StoreUnavailable:
+                break  # who is left over is behind their log, and their next request mends it
+            except store_errors.StoreError as error:
+                logger.warning("a posterior follows later: %s", type(error).__name__)
+        return len(delivery.taken)
+
+    async def _take_in(self, events: Sequence[FeedbackEvent]) -> None:
+        """Append one person's spooled events; whether learning is paused could not be seen when they came."""
+        store = self.people.store
+        if (await store.get_state(events[0].key)).profile.is_learning_paused:
+            events = [_paused(event) for event in events]
+        await store.append_events(events)
+
+    async def erase(self, key: UserKey) -> DeletionReceipt:
+        """Erase a person, and what waits of them in this machine's spools: it would come back."""
+        num_waiting = 0 if self._spool is None else await self._spool.forget(key)
+        receipt = await self.people.erase(key)
+        return replace(receipt, events=receipt.events + num_waiting)
 
     async def count_waiting(self) -> None:
         """Say how much this process keeps for a store that is away."""
@@ -217,16 +243,18 @@ class FeedbackDesk:
             raise InvalidRequest("A text without any token cannot be judged.", param="candidates")
         return features.values
 
-    async def _event(
+    def _event(
         self,
         key: UserKey,
         statement: Statement,
         records: Sequence[CompletionRecord] | None,
         measured: Rows | None,
+        *,
+        is_paused: bool,
     ) -> FeedbackEvent:
         is_pending = records is None or any(record.is_announced_only for record in records)
         payload: dict[str, JsonValue] = {"choice": statement.choice} if statement.choice else {}
-        if await self._is_paused(key):
+        if is_paused:
             payload["is_paused"], is_pending = True, False
         if statement.question_id is not None:
             payload["question_id"] = statement.question_id
@@ -262,30 +290,30 @@ class FeedbackDesk:
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
 
-    async def _is_paused(self, key: UserKey) -> bool:
+    async def _is_paused(self, key: UserKey) -> bool | None:
+        """Whether learning is paused; None if the store is away, and delivery will see."""
         try:
             return (await self.people.store.get_state(key)).profile.is_learning_paused
         except store_errors.StoreUnavailable:
             if self._spool is None:
                 raise
-            return False
+            return None
 
-    async def _append(self, event: FeedbackEvent) -> tuple[AppendReceipt, bool]:
-        try:
+    async def _append(self, event: FeedbackEvent, *, is_certain: bool) -> tuple[AppendReceipt, bool]:
+        """Make it durable, in the store or (True) in the spool; there at once if it is not certain that it counts."""
+        if self._spool is None:
             return await self.people.store.append_event(event), False
-        except store_errors.StoreUnavailable:
-            if self._spool is None:
-                raise
-            # If it was written after all, delivery will find its id there and add nothing.
-            return await self._spool.add(event), True
+        if is_certain:
+            # If it is written although this fails, delivery will find its id there and add nothing.
+            with contextlib.suppress(store_errors.StoreUnavailable):
+                return await self.people.store.append_event(event), False
+        return await self._spool.add(event), True
 
-    async def _learn(self, event: FeedbackEvent) -> UserState | None:
+    async def _learn(self, key: UserKey) -> UserState | None:
         """Bring the posterior up to date; the event is safe already, so a failure only delays (None)."""
         try:
             with self._metrics.learning_seconds.time():
-                if event.is_pending:
-                    await self.people.settle(event)
-                state = await self.people.learn(event.key)
+                state = await self.people.learn(key)
         except store_errors.StoreError as error:
             logger.warning("a posterior follows later: %s", type(error).__name__)
             self._metrics.posterior_updates.labels("later").inc()
@@ -307,6 +335,12 @@ class FeedbackDesk:
         if assignment is not None:
             self._metrics.experiment_thumbs.labels(*assignment, "up" if event.value == 1 else "down").inc()
         self._metrics.thumbs.labels("up" if event.value == 1 else "down", arm, prototype).inc()
+
+
+def _paused(event: FeedbackEvent) -> FeedbackEvent:
+    """Mark what is sent while learning is paused: it is kept and never counts, so it needs nothing to count with."""
+    kept = {name: value for name, value in event.payload.items() if name in ("choice", "question_id")}
+    return replace(event, payload={**kept, "is_paused": True}, evidence=None, is_pending=False)
 
 
 def _version(state: UserState | None) -> int | None:
@@ -423,6 +457,9 @@ def find_question(questions: Sequence[Question], wanted: str) -> Question:
 async def deliver_forever(desk: FeedbackDesk, period_s: float) -> None:
     """Deliver what waits, again and again, until cancelled."""
     while True:
-        await desk.deliver()
-        await desk.count_waiting()
+        try:
+            await desk.deliver()
+            await desk.count_waiting()
+        except (store_errors.StoreError, OSError) as error:  # the spool's own disk
+            logger.error("the spool cannot be read, it is tried again: %s", type(error).__name__)
         await asyncio.sleep(period_s)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from serve.artifacts.registry import signature, usable_artifact
+from serve.background import guarded
 from serve.config import Config, Secrets
 from serve.editions import Edition
 from serve.errors import ConfigurationError
@@ -81,14 +82,7 @@ class Memory:
 
     def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Let something run until it ends or the memory is closed."""
-
-        async def guarded() -> None:
-            try:
-                await work()
-            except ConfigurationError as error:
-                logger.critical("%s", error.message)
-
-        self._tasks.append(asyncio.get_running_loop().create_task(guarded()))
+        self._tasks.append(asyncio.get_running_loop().create_task(guarded(work)))
 
     async def close(self) -> None:
         """Stop what runs, finish what was accepted, and close everything."""

@@ -7,7 +7,6 @@ answer without a taste is. Knows no HTTP, no Ray and no engine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,10 @@ from serve.conversation import digest_of
 from serve.editions import Edition, InService, Trial
 from serve.preferences import Preferences
 from user_store.errors import Conflict, StoreError, StoreUnavailable
-from user_store.folding import catch_up, fold_log, settle_pending
+from user_store.folding import catch_up, fold_log
 from user_store.latent_index import LatentIndex
 from user_store.store import UserStore
-from user_store.types import CompletionRecord, DeletionReceipt, FeedbackEvent, Profile, UserKey, UserState
+from user_store.types import CompletionRecord, DeletionReceipt, Profile, UserKey, UserState
 from user_store.validation import JsonValue
 
 logger = logging.getLogger("palate.people")
@@ -161,7 +160,8 @@ class People:
         """Read people with one artifact for all: one read of the store each. Raises StoreUnavailable.
 
         After a failure it fails at once for `pause_s`, so that answers do not wait for a store that is away. A
-        posterior that lags behind its log (after a crash, or under a new artifact) is brought up in the background.
+        posterior that lags behind its log (after a crash, under a new artifact, or with feedback that still waits for
+        its answer) is brought up in the background.
         """
         if not keys:
             return []
@@ -193,7 +193,7 @@ class People:
         return edition.preferences.posterior(state)
 
     def is_behind(self, state: UserState) -> bool:
-        """Whether the stored posterior has not seen the whole log, or is another population's."""
+        """Whether the stored posterior has not seen all of the log, settled, or is another population's."""
         return self.in_service.is_behind(state)
 
     async def announce(self, key: UserKey, completion_id: str, now: float) -> None:
@@ -203,9 +203,7 @@ class People:
 
     async def remember(self, record: CompletionRecord) -> None:
         """Keep an answer's candidates, and learn from feedback that arrived before it was stored."""
-        waiting = await self.store.put_completion(record)
-        settled = [await self.settle(event) for event in waiting]
-        if any(settled):
+        if await self.store.put_completion(record):
             await self.learn(record.key)
 
     def record(
@@ -238,12 +236,8 @@ class People:
             payload=payload,
         )
 
-    async def settle(self, event: FeedbackEvent) -> bool:
-        """Give a waiting event its evidence if its completions are stored by now."""
-        return await settle_pending(self.store, event, self.preferences.evidence, now=self.clock())
-
     async def learn(self, key: UserKey) -> UserState:
-        """Fold what the posterior has not seen, and move the person in the index."""
+        """Settle what waits, fold what the posterior has not seen, and move the person in the index."""
         edition = self.in_service.meant_for(key)
         async with self._locks.setdefault(key, asyncio.Lock()):  # in one process nobody need lose a race
             state = await catch_up(self.store, key, edition.preferences.model, now=self.clock())
@@ -253,18 +247,29 @@ class People:
     async def renew(self) -> int:
         """Read everybody's log anew whose posterior is not of the edition meant for them; return how many.
 
-        Takes half of the time at most, since requests come first. Raises StoreError.
+        Takes half of the time at most, since requests come first. Raises StoreUnavailable.
         """
         num_renewed = 0
         async for tenant in self.store.list_tenants():
             async for key, posterior in self.store.iter_posteriors(tenant):
                 if posterior.population != self.in_service.meant_for(key).version:
                     begin = time.monotonic()
-                    with contextlib.suppress(Conflict):  # somebody else read it
-                        await self.learn(key)
-                    num_renewed += 1
+                    num_renewed += await self._renew_one(key)
                     await asyncio.sleep(time.monotonic() - begin)
         return num_renewed
+
+    async def _renew_one(self, key: UserKey) -> bool:
+        """Read one log anew; False if it cannot be read, which must keep nobody else's from being read."""
+        try:
+            await self.learn(key)
+        except StoreUnavailable:
+            raise
+        except Conflict:
+            return True  # somebody else read it
+        except StoreError as error:
+            logger.error("a log cannot be read anew: %s; `palate store check` says more", type(error).__name__)
+            return False
+        return True
 
     async def erase(self, key: UserKey) -> DeletionReceipt:
         """Erase everything about a person, index and its file included; what they send later starts anew."""

@@ -45,7 +45,7 @@ class Preferences:
     @cached_property
     def model(self) -> PosteriorModel:
         """The seam that the store folds logs with."""
-        return PosteriorModel(self.artifact.version, lambda: encode_posterior(self._prior), self._fold)
+        return PosteriorModel(self.artifact.version, lambda: encode_posterior(self._prior), self._fold, self.evidence)
 
     def posterior(self, state: UserState) -> Posterior | None:
         """Return what is believed about a person; None without counting events under this artifact."""

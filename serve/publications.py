@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.registry import Signature, find_artifact, find_experiment, signature
+from serve.background import guarded
 from serve.config import Config
 from serve.editions import Edition, Trial
 from serve.errors import ConfigurationError
@@ -22,7 +23,7 @@ from serve.home import Home
 from serve.metrics import Metrics
 from serve.people import People
 from serve.preferences import Preferences
-from user_store.errors import StoreError
+from user_store.errors import StoreUnavailable
 from user_store.latent_index import LatentIndex
 
 logger = logging.getLogger("palate.publications")
@@ -158,7 +159,7 @@ class Publications:
         self.has_changed.set()
         if self._renewing is not None:
             self._renewing.cancel()
-        self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        self._renewing = asyncio.get_running_loop().create_task(guarded(self._renew))
 
     def _refuse(self, reason: str) -> None:
         self._people.in_service = replace(self._people.in_service, refusal=reason)
@@ -173,7 +174,7 @@ class Publications:
         while True:
             try:
                 num_people = await self._people.renew()
-            except StoreError as error:
+            except StoreUnavailable as error:
                 logger.warning("people are read anew later: %s", type(error).__name__)
                 await asyncio.sleep(RENEW_RETRY_S)
             else:

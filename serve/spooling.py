@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import itertools
+import logging
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
-from user_store.spool import open_spool
-from user_store.store import UserStore
+from user_store.errors import StoreError
+from user_store.spool import Accept, Delivery, open_spool
 from user_store.types import AppendReceipt, FeedbackEvent, UserKey
+
+logger = logging.getLogger("palate.spooling")
 
 
 class SpoolFolder:
@@ -24,8 +27,8 @@ class SpoolFolder:
         """Take the first file that no living process holds. Blocks for milliseconds; OSError if the disk refuses."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
-        self._lock, path = next(filter(None, map(self._claim, itertools.count())))
-        self._spool = open_spool(path)
+        self._lock, self._path = next(filter(None, map(self._claim, itertools.count())))
+        self._spool = open_spool(self._path)
         self._delivering = asyncio.Lock()
 
     async def add(self, event: FeedbackEvent) -> AppendReceipt:
@@ -36,18 +39,44 @@ class SpoolFolder:
         """Count what waits in this process's file."""
         return await self._spool.size()
 
-    async def deliver(self, target: UserStore) -> list[UserKey]:
-        """Hand over everything, dead processes' too; return whose it was. Stops where the store fails again."""
+    async def deliver(self, accept: Accept) -> Delivery:
+        """Hand over everything, dead processes' too. Stops where the store fails again."""
         async with self._delivering:
-            delivered = await self._spool.deliver(target)
+            delivery = await self._spool.deliver(accept)
             for lock, path in self._orphans():
-                orphan = await asyncio.to_thread(open_spool, path)
+                with lock:
+                    found = await self._deliver_orphan(path, accept)
+                delivery.taken += found.taken
+                delivery.refused |= found.refused
+            return delivery
+
+    async def _deliver_orphan(self, path: Path, accept: Accept) -> Delivery:
+        try:
+            orphan = await asyncio.to_thread(open_spool, path)
+        except StoreError as error:
+            logger.error("%s cannot be delivered: %s", path.name, type(error).__name__)
+            return Delivery()
+        try:
+            return await orphan.deliver(accept)
+        finally:
+            await orphan.close()
+
+    async def forget(self, key: UserKey) -> int:
+        """Drop what waits of one person, in every file of this folder; return how many events it was.
+
+        Raises StoreError if a file cannot be opened: what is in it would come back.
+        """
+        async with self._delivering:
+            num_events = await self._spool.forget(key)
+            for path in sorted(self._folder.glob("spool-*.db")):
+                if path == self._path:
+                    continue
+                other = await asyncio.to_thread(open_spool, path)  # its process may live: SQLite keeps them apart
                 try:
-                    delivered += await orphan.deliver(target)
+                    num_events += await other.forget(key)
                 finally:
-                    await orphan.close()
-                    lock.close()
-            return delivered
+                    await other.close()
+            return num_events
 
     async def close(self) -> None:
         """Let go of the file; what waits stays in it."""

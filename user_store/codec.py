@@ -62,6 +62,7 @@ def event_body(event: FeedbackEvent) -> str:
         "subject": event.subject,
         "is_inferred": event.is_inferred,
         "is_pending": event.is_pending,
+        "is_late": event.is_late,
     }
     empty: tuple[object, ...] = (None, False, [], {})
     body.update({name: value for name, value in optional.items() if value not in empty})
@@ -92,6 +93,7 @@ def decode_event(
             is_inferred=bool(fields.get("is_inferred", False)),
             # Late evidence or a withdrawal settles the event; the body stays as it was written.
             is_pending=bool(fields.get("is_pending", False)) and arrays is None and not is_withdrawn,
+            is_late=bool(fields.get("is_late", False)),
             is_withdrawn=is_withdrawn,
             seq=seq,
         )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from user_store.errors import Conflict, CorruptRecord, NotFound
-from user_store.folding import MAX_ATTEMPTS, PosteriorModel, fold_log
+from user_store.folding import MAX_ATTEMPTS, PosteriorModel, fold_log, settled_state
 from user_store.store import UserStore
 from user_store.transfer import export_user, import_user
 from user_store.types import FeedbackEvent, UserKey, UserState
@@ -100,7 +100,7 @@ def _check_person(report: CheckReport, name: str, state: UserState, events: list
 
 
 async def rebuild(store: UserStore, model: PosteriorModel, progress: Progress, *, now: float) -> int:
-    """Compute every posterior anew from its log; return how many were written."""
+    """Settle what waits, and compute every posterior anew from its log; return how many were written."""
     written = 0
 
     async def work(key: UserKey) -> None:
@@ -115,7 +115,7 @@ async def rebuild(store: UserStore, model: PosteriorModel, progress: Progress, *
 async def rebuild_person(store: UserStore, key: UserKey, model: PosteriorModel, *, now: float) -> bool:
     """Compute one posterior anew; False for a person without events or posterior."""
     for _ in range(MAX_ATTEMPTS):
-        state = await store.get_state(key)
+        state = await settled_state(store, key, model, now=now)
         if state.position.seq == 0 and state.posterior is None:
             return False
         fresh = UserState(key, state.profile, None, state.position)

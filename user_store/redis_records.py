@@ -101,7 +101,7 @@ def own_event_of(key: UserKey, row: Sequence[Any]) -> FeedbackEvent:
     return event_of(key, row)
 
 
-def state_of(key: UserKey, row: Sequence[Any]) -> UserState:
+def state_of(key: UserKey, row: Sequence[Any], num_pending: int) -> UserState:
     """Read a person's state from STATE_FIELDS and POSTERIOR_FIELDS."""
     epoch, created, seq, rev, profile, profile_version = row[:6]
     if epoch is None:
@@ -111,6 +111,7 @@ def state_of(key: UserKey, row: Sequence[Any]) -> UserState:
         profile=codec.decode_profile(profile, created_at=float(created), version=int(profile_version or 0)),
         posterior=posterior_of(epoch.decode(), row[6:]),
         position=LogPosition(epoch.decode(), int(seq or 0), int(rev or 0)),
+        num_pending=num_pending,
     )
 
 

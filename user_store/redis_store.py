@@ -157,6 +157,11 @@ class RedisStore:
             after_seq = page[-1].seq
         return events
 
+    async def list_pending(self, key: UserKey) -> list[FeedbackEvent]:
+        """Read one person's events that wait."""
+        rows = await self.backend.script(lua.READ_PENDING, person_keys(key, "log", "index", "late", "pending"), [])
+        return sorted((event_of(key, row) for row in rows), key=lambda event: event.seq)
+
     async def find_event(self, tenant: str, event_id: str) -> FeedbackEvent:
         """Find an event by id."""
         check_tenant(tenant)
@@ -184,10 +189,11 @@ class RedisStore:
         return bool(outcome)
 
     async def get_state(self, key: UserKey) -> UserState:
-        """Read a person's state in one command."""
-        (state,) = person_keys(key, "state")
-        row = await self.backend.call("HMGET", state, *STATE_FIELDS, *POSTERIOR_FIELDS)
-        return state_of(key, row)
+        """Read a person's state in one round trip."""
+        state, pending = person_keys(key, "state", "pending")
+        look = ["HMGET", state, *STATE_FIELDS, *POSTERIOR_FIELDS]
+        row, num_pending = await self.backend.call_all([look, ["HLEN", pending]])
+        return state_of(key, row, num_pending)
 
     async def put_posterior(self, key: UserKey, posterior: StoredPosterior, *, expected_version: int) -> int:
         """Compare and set the posterior."""
@@ -217,11 +223,7 @@ class RedisStore:
     async def put_completion(self, record: CompletionRecord) -> list[FeedbackEvent]:
         """Remember a completion."""
         await self._write_completion(record, keep="0")
-        rows = await self.backend.script(
-            lua.READ_PENDING, person_keys(record.key, "log", "index", "late", "pending"), []
-        )
-        waiting = sorted((event_of(record.key, row) for row in rows), key=lambda event: event.seq)
-        return [event for event in waiting if record.id in event.completion_ids]
+        return [event for event in await self.list_pending(record.key) if record.id in event.completion_ids]
 
     async def _write_completion(self, record: CompletionRecord, *, keep: str) -> None:
         (owned,) = person_keys(record.key, "completions")

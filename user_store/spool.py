@@ -5,12 +5,23 @@ repetitions by id, so a crash between delivery and removal adds nothing twice. K
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from user_store.errors import StoreUnavailable
+from user_store.errors import StoreError, StoreUnavailable
 from user_store.sqlite_store import SqliteStore, open_sqlite
-from user_store.store import UserStore
 from user_store.types import AppendReceipt, FeedbackEvent, UserKey
+
+Accept = Callable[[Sequence[FeedbackEvent]], Awaitable[object]]  # takes one person's events, once more if in doubt
+
+
+@dataclass(slots=True)
+class Delivery:
+    """Whose events were taken, and whose wait on for another reason than a store that is away: what it was."""
+
+    taken: list[UserKey] = field(default_factory=list)
+    refused: dict[UserKey, str] = field(default_factory=dict)
 
 
 class Spool:
@@ -29,21 +40,30 @@ class Spool:
         """Count the events that wait."""
         return sum([len(await self._store.read_log(key)) for key in await self._people()])
 
-    async def deliver(self, target: UserStore) -> list[UserKey]:
-        """Hand over everything, person by person; return who got something. Stops where the store fails again.
+    async def deliver(self, accept: Accept) -> Delivery:
+        """Hand over everything, person by person. Stops where the store fails again; nobody else holds others up.
 
         Events whose key was used before, or that were deleted meanwhile, end as the store decides.
         """
-        delivered: list[UserKey] = []
+        delivery = Delivery()
         for key in await self._people():
             async with self._lock:
                 try:
-                    await target.append_events(await self._store.read_log(key))
+                    if events := await self._store.read_log(key):
+                        await accept([replace(event, is_late=True) for event in events])
+                    await self._store.delete_user(key)
                 except StoreUnavailable:
                     break
-                await self._store.delete_user(key)
-            delivered.append(key)
-        return delivered
+                except StoreError as error:
+                    delivery.refused[key] = type(error).__name__
+                    continue
+            delivery.taken.append(key)
+        return delivery
+
+    async def forget(self, key: UserKey) -> int:
+        """Drop what waits of one person; return how many events it was."""
+        async with self._lock:
+            return (await self._store.delete_user(key)).events
 
     async def _people(self) -> list[UserKey]:
         return [key async for tenant in self._store.list_tenants() async for key in self._store.iter_users(tenant)]

@@ -28,6 +28,7 @@ from user_store.validation import Arrays
 
 _PURGE_ROWS = 64  # per write, so that expiry costs no writer much
 _EVENT = "e.seq, e.body, e.evidence, e.is_withdrawn"
+_PENDING = "(SELECT count(*) FROM events WHERE person = people.id AND is_pending)"
 _POSTERIOR = "posterior, posterior_version, posterior_seq, posterior_revision, population, updated_at"
 
 Row = tuple[Any, ...]
@@ -157,6 +158,16 @@ def find_event(connection: sqlite3.Connection, tenant: str, event_id: str) -> Fe
     return _event(UserKey(tenant, row[0]), row[1:])
 
 
+def list_pending(connection: sqlite3.Connection, key: UserKey) -> list[FeedbackEvent]:
+    """Select one person's events that wait."""
+    rows = connection.execute(
+        f"SELECT {_EVENT} FROM people p JOIN events e ON e.person = p.id "  # noqa: S608
+        "WHERE p.tenant = ? AND p.user = ? AND e.is_pending ORDER BY e.seq",
+        (key.tenant, key.user),
+    )
+    return [_event(key, row) for row in rows]
+
+
 def _own_event(connection: sqlite3.Connection, key: UserKey, event_id: str) -> tuple[int, FeedbackEvent]:
     row = connection.execute(
         f"SELECT p.id, {_EVENT} FROM people p JOIN events e ON e.person = p.id "  # noqa: S608
@@ -203,18 +214,19 @@ def _posterior(epoch: str, row: Row) -> StoredPosterior | None:
 def get_state(connection: sqlite3.Connection, key: UserKey) -> UserState:
     """Select a person's row."""
     row = connection.execute(
-        f"SELECT epoch, last_seq, revision, profile, created_at, profile_version, {_POSTERIOR} "  # noqa: S608
+        f"SELECT epoch, last_seq, revision, profile, created_at, profile_version, {_PENDING}, {_POSTERIOR} "  # noqa: S608
         "FROM people WHERE tenant = ? AND user = ?",
         (key.tenant, key.user),
     ).fetchone()
     if row is None:
         return UserState(key)
-    epoch, seq, revision, profile, created_at, version = row[:6]
+    epoch, seq, revision, profile, created_at, version, num_pending = row[:7]
     return UserState(
         key=key,
         profile=codec.decode_profile(profile, created_at=created_at, version=version),
-        posterior=_posterior(epoch, row[6:]),
+        posterior=_posterior(epoch, row[7:]),
         position=LogPosition(epoch, seq, revision),
+        num_pending=num_pending,
     )
 
 
@@ -277,12 +289,7 @@ def put_completion(connection: sqlite3.Connection, record: CompletionRecord) -> 
         "VALUES (?, ?, ?, ?, 1, ?, ?)",
         (*values, codec.completion_body(record), codec.completion_features(record)),
     )
-    rows = connection.execute(
-        f"SELECT {_EVENT} FROM people p JOIN events e ON e.person = p.id "  # noqa: S608
-        "WHERE p.tenant = ? AND p.user = ? AND e.is_pending ORDER BY e.seq",
-        (record.key.tenant, record.key.user),
-    )
-    return [event for event in (_event(record.key, row) for row in rows) if record.id in event.completion_ids]
+    return [event for event in list_pending(connection, record.key) if record.id in event.completion_ids]
 
 
 def _purge_completions(connection: sqlite3.Connection, now: float) -> None:

@@ -64,6 +64,10 @@ class SqliteStore:
         """Read one person's log."""
         return await next(self._next_reader).run(lambda c: records.read_log(c, key, after_seq))
 
+    async def list_pending(self, key: UserKey) -> list[FeedbackEvent]:
+        """Read one person's events that wait."""
+        return await next(self._next_reader).run(lambda c: records.list_pending(c, key))
+
     async def find_event(self, tenant: str, event_id: str) -> FeedbackEvent:
         """Find an event by id."""
         check_tenant(tenant)

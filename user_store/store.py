@@ -34,7 +34,7 @@ class UserStore(Protocol):
 
         The same id or the same idempotency key again is a duplicate: nothing is written, the first id comes back. So
         after StoreUnavailable, when nobody knows whether it was written, send the *same* event again. A pending event
-        may race with its completion: read the completion once more after the append (`folding.attach_if_stored`).
+        may race with its completion: catch up after the append, which looks for the completion (`folding.catch_up`).
         """
         ...
 
@@ -53,6 +53,10 @@ class UserStore(Protocol):
         """Read one person's whole log after a point, withdrawn events included, in order of `seq`."""
         ...
 
+    async def list_pending(self, key: UserKey) -> list[FeedbackEvent]:
+        """Read one person's events that wait for their completions, in order of `seq`."""
+        ...
+
     async def find_event(self, tenant: str, event_id: str) -> FeedbackEvent:
         """Read one event by id alone; NotFound outside the tenant."""
         ...
@@ -62,11 +66,14 @@ class UserStore(Protocol):
         ...
 
     async def attach_evidence(self, key: UserKey, event_id: str, evidence: Arrays) -> bool:
-        """Give a pending event its evidence; False if it already has some. NotFound as for `withdraw_event`."""
+        """Give a pending event its evidence; False if it already has some. NotFound as for `withdraw_event`.
+
+        Empty evidence ends the waiting of an event that can never count.
+        """
         ...
 
     async def get_state(self, key: UserKey) -> UserState:
-        """Read profile, posterior and log position in one round trip; unknown people have an empty state."""
+        """Read all of `UserState` in one round trip; unknown people have an empty state."""
         ...
 
     async def put_posterior(self, key: UserKey, posterior: StoredPosterior, *, expected_version: int) -> int:

@@ -79,7 +79,8 @@ class FeedbackEvent:
 
     `evidence` holds the features the event was about (float32, for example `chosen` (D,) and `rejected` (M, D)), so
     that posteriors can be rebuilt from the log alone. `is_pending` says that it follows when the completion is stored.
-    Of several events with one `subject` the latest counts. `seq` and `is_withdrawn` belong to the store.
+    Of several events with one `subject` the latest counts; one that `is_late`, since it waited elsewhere for the store,
+    replaces only what was said before it. `seq` and `is_withdrawn` belong to the store.
     """
 
     id: str
@@ -96,6 +97,7 @@ class FeedbackEvent:
     subject: str | None = None
     is_inferred: bool = False
     is_pending: bool = False
+    is_late: bool = False
     is_withdrawn: bool = False
     seq: int = 0
 
@@ -236,12 +238,16 @@ class StoredPosterior:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UserState:
-    """All that the request path needs of one person, from one read."""
+    """All that the request path needs of one person, from one read.
+
+    `num_pending` counts the events that wait for their completions.
+    """
 
     key: UserKey
     profile: Profile = field(default_factory=Profile)
     posterior: StoredPosterior | None = None
     position: LogPosition = field(default_factory=LogPosition)
+    num_pending: int = 0
 
     @property
     def is_known(self) -> bool:

@@ -278,10 +278,7 @@ async def change(user_id: PersonId, body: UserPatch, request: Request) -> Respon
 )
 async def erase(user_id: PersonId, request: Request) -> Response:
     """Erase everything about a person, and say what it was; nothing is left to erase the second time."""
-    context, key = context_of(request), person_key(request, user_id)
-    people = context.open_people
-    await context.open_desk.deliver()  # or what waits in the spool would come back later
-    receipt = await people.erase(key)
+    receipt = await context_of(request).open_desk.erase(person_key(request, user_id))
     return json_response(
         {
             "id": user_id,

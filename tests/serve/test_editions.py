@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from serve.artifacts.experiments import Experiment
@@ -43,6 +45,7 @@ def test_who_is_behind() -> None:
     assert not serving.is_behind(state("a2"))
     assert serving.is_behind(state(None))
     assert not serving.is_behind(state(None, seq=0))
+    assert serving.is_behind(replace(state("a2"), num_pending=1))  # its answer may be stored by now
 
 
 def test_going_back_keeps_the_one_that_is_left_for_those_still_read_with_it() -> None:

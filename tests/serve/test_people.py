@@ -15,11 +15,11 @@ from serve.people import Candidates, People
 from serve.preferences import Preferences, choices_of
 from tests.serve.artifacts_for_tests import P, make_artifact, make_space
 from tests.user_store.samples import ANN, NOW, event, features
-from user_store.errors import StoreUnavailable
+from user_store.errors import CorruptRecord, StoreUnavailable
 from user_store.latent_index import LatentIndex
 from user_store.open import open_store
 from user_store.store import UserStore
-from user_store.types import FeedbackKind, StoredPosterior, UserKey, UserState
+from user_store.types import FeedbackEvent, FeedbackKind, StoredPosterior, UserKey, UserState
 
 
 @pytest.fixture
@@ -187,6 +187,24 @@ async def test_everybody_is_read_anew_once(people: People) -> None:
     await people.adopt(Edition(Preferences(make_artifact("a2"))))
     assert await people.renew() == 3
     assert await people.renew() == 0
+    assert (await _posterior(people, BEN)).population == "a2"
+
+
+async def test_a_log_that_cannot_be_read_keeps_nobody_elses_from_being_read_anew(
+    people: People, store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in (ANN, BEN):
+        await say(people, key, f"e-{key.user}")
+    read_log = store.read_log
+
+    async def damaged(key: UserKey, *, after_seq: int = 0) -> list[FeedbackEvent]:
+        if key == ANN:
+            raise CorruptRecord("event 1 cannot be read")
+        return await read_log(key, after_seq=after_seq)
+
+    monkeypatch.setattr(store, "read_log", damaged)
+    await people.adopt(Edition(Preferences(make_artifact("a2"))))
+    assert await people.renew() == 1
     assert (await _posterior(people, BEN)).population == "a2"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from user_store.folding import PosteriorModel
-from user_store.types import FeedbackEvent
+from user_store.types import CompletionRecord, FeedbackEvent
 from user_store.validation import Arrays
 
 D = 4
@@ -25,4 +25,11 @@ def fold(arrays: Arrays, events: Sequence[FeedbackEvent]) -> Arrays:
     return {"count": np.array(count, np.int64), "shift": shift, "precision": precision}
 
 
-ADDING = PosteriorModel("adding-1", start, fold)
+def from_first(_: FeedbackEvent, records: Sequence[CompletionRecord]) -> Arrays | None:
+    """Take the first candidate's features; nothing where the answer has only one."""
+    features = records[0].features
+    assert features is not None
+    return {"x": np.resize(features[0], D)} if len(features) > 1 else None
+
+
+ADDING = PosteriorModel("adding-1", start, fold, from_first)

@@ -286,6 +286,26 @@ class TestCompletions:
         assert (await store.get_state(ANN)).position.revision == 1
         assert [one.id for one in await store.put_completion(completion("c1"))] == ["e4"]
 
+    async def test_what_waits_is_counted_and_listed(self, store: UserStore) -> None:
+        assert await store.list_pending(ANN) == []
+        await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+        await store.append_event(event("e2", evidence={"x": features(0, 2)}))
+        for name in ("e3", "e4"):
+            await store.append_event(event(name, completion_ids=("c2",), is_pending=True))
+        assert [one.id for one in await store.list_pending(ANN)] == ["e1", "e3", "e4"]
+        assert (await store.get_state(ANN)).num_pending == 3
+        await store.attach_evidence(ANN, "e1", {"chosen": features(1, 3)})
+        await store.withdraw_event(ANN, "e4")
+        assert [one.id for one in await store.list_pending(ANN)] == ["e3"]
+        assert (await store.get_state(ANN)).num_pending == 1
+        assert ((await store.get_state(BOB)).num_pending, await store.list_pending(BOB)) == (0, [])
+
+    async def test_empty_evidence_settles_too(self, store: UserStore) -> None:
+        await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+        assert await store.attach_evidence(ANN, "e1", {})
+        (found,) = await store.read_log(ANN)
+        assert (found.is_pending, found.evidence, await store.list_pending(ANN)) == (False, {}, [])
+
     async def test_a_withdrawn_event_waits_for_nothing(self, store: UserStore) -> None:
         await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
         await store.withdraw_event(ANN, "e1")

@@ -1,7 +1,6 @@
 """Posteriors follow their log: every event once, in any interleaving of writers, after any change to the past."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.user_store.models import ADDING, D, fold, start
-from tests.user_store.samples import ANN, NOW, completion, event, features
+from tests.user_store.models import ADDING, D, fold, from_first, start
+from tests.user_store.samples import ANN, NOW, announced, completion, event, features
 from user_store.errors import Conflict
-from user_store.folding import MAX_ATTEMPTS, catch_up, effective, settle_pending
+from user_store.folding import MAX_ATTEMPTS, MAX_WAIT_S, catch_up, effective, settle_pending
 from user_store.store import UserStore
-from user_store.types import CompletionRecord, FeedbackEvent, StoredPosterior, UserKey, UserState
-from user_store.validation import Arrays
+from user_store.types import FeedbackEvent, StoredPosterior, UserKey, UserState
 
 
 def taught(event_id: str, seed: int, **changes: Any) -> FeedbackEvent:
@@ -42,6 +40,38 @@ def test_only_standing_evidence_counts() -> None:
         taught("e7", 7, seq=7, subject="c2"),
     ]
     assert [one.id for one in effective(log)] == ["e2", "e5", "e7"]
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ([(2.0, False), (1.0, True)], "e0"),  # it waited in a spool while something newer came
+        ([(1.0, False), (2.0, True)], "e1"),
+        ([(1.0, False), (1.0, True)], "e1"),
+        ([(2.0, True), (1.0, True)], "e0"),
+        ([(2.0, True), (1.0, False)], "e1"),  # a clock that jumped back
+        ([(2.0, False), (1.0, False)], "e1"),
+        ([(1.0, False), (3.0, False), (2.0, True)], "e1"),
+    ],
+)
+def test_the_latest_of_a_subject_counts_and_the_late_only_for_its_time(
+    said: list[tuple[float, bool]], counts: str
+) -> None:
+    log = [
+        taught(f"e{number}", number, seq=number + 1, subject="c1", created_at=NOW + time_s, is_late=is_late)
+        for number, (time_s, is_late) in enumerate(said)
+    ]
+    assert [one.id for one in effective(log)] == [counts]
+
+
+async def test_feedback_that_arrives_late_does_not_replace_newer_one(store: UserStore) -> None:
+    await store.append_event(taught("e1", 1, subject="c1", created_at=NOW + 2))
+    await catch_up(store, ANN, ADDING, now=NOW)
+    late = taught("e2", 2, subject="c1", created_at=NOW + 1, is_late=True)
+    await store.append_event(late)
+    np.testing.assert_allclose(shift(await catch_up(store, ANN, ADDING, now=NOW)), expected(1), rtol=1e-12)
+    await store.withdraw_event(ANN, "e1")
+    np.testing.assert_allclose(shift(await catch_up(store, ANN, ADDING, now=NOW)), expected(2), rtol=1e-12)
 
 
 async def test_the_posterior_follows_appends_withdrawals_and_replacements(store: UserStore) -> None:
@@ -152,11 +182,6 @@ async def test_endless_conflict_is_reported(store: UserStore) -> None:
     assert contended.attempts == MAX_ATTEMPTS
 
 
-def from_first(_: FeedbackEvent, records: Sequence[CompletionRecord]) -> Arrays:
-    assert records[0].features is not None
-    return {"x": np.resize(records[0].features[0], D)}
-
-
 @pytest.mark.parametrize("is_feedback_first", [True, False])
 async def test_racing_feedback_is_settled_whoever_comes_last(store: UserStore, is_feedback_first: bool) -> None:
     waiting = event("e1", completion_ids=("c1",), is_pending=True)
@@ -179,7 +204,73 @@ async def test_feedback_is_never_settled_by_anothers_completion(store: UserStore
     await store.put_completion(completion("c1", UserKey("acme", "bob")))
     waiting = event("e1", completion_ids=("c1",), is_pending=True)
     await store.append_event(waiting)
-    assert not await settle_pending(store, waiting, from_first, now=NOW)
+    await settle_pending(store, waiting, from_first, now=NOW)
+    (found,) = await store.read_log(ANN)
+    assert (found.is_pending, effective([found])) == (False, [])
+
+
+async def test_what_nobody_settled_is_settled_by_the_next_to_catch_up(store: UserStore) -> None:
+    await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+    state = await catch_up(store, ANN, ADDING, now=NOW)
+    assert (state.is_current, state.num_pending) == (True, 1)
+    await store.put_completion(completion("c1"))  # and then the process died
+    state = await catch_up(store, ANN, ADDING, now=NOW)
+    assert state.posterior is not None
+    assert int(state.posterior.arrays["count"]) == 1
+    assert (state.is_current, state.num_pending) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "waited_s", "still_waits"),
+    [
+        ("unknown", MAX_WAIT_S, True),
+        ("unknown", MAX_WAIT_S + 1, False),
+        ("announced", 3599.0, True),
+        ("announced", 3600.0, False),
+        ("expired", 2.0, False),
+        ("without evidence", 0.0, False),
+    ],
+)
+async def test_what_can_never_count_waits_no_longer(
+    store: UserStore, answer: str, waited_s: float, still_waits: bool
+) -> None:
+    if answer == "announced":
+        await store.announce_completion(announced("c1"))
+    elif answer == "expired":
+        await store.put_completion(completion("c1", expires_at=NOW + 1))
+    elif answer == "without evidence":
+        await store.put_completion(completion("c1", features=features(1, 1, 3), arms=("base",), chosen=0))
+    await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+    state = await catch_up(store, ANN, ADDING, now=NOW + waited_s)
+    assert state.num_pending == still_waits
+    (found,) = await store.read_log(ANN)
+    assert found.is_pending == still_waits
+    assert effective([found]) == []
+
+
+async def test_evidence_that_cannot_be_gathered_holds_nobody_up(store: UserStore) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("an import brought nonsense")
+
+    await store.put_completion(completion("c1"))
+    await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+    await store.append_event(taught("e2", 2))
+    state = await catch_up(store, ANN, replace(ADDING, evidence=refuse), now=NOW)
+    np.testing.assert_allclose(shift(state), expected(2), rtol=1e-12)
+    assert state.num_pending == 0
+
+
+async def test_who_is_erased_while_their_feedback_is_settled_stays_erased(store: UserStore) -> None:
+    class Erasing(ChangingStore):
+        async def list_pending(self, key: UserKey) -> list[FeedbackEvent]:
+            waiting = await self._store.list_pending(key)
+            await self._store.delete_user(key)
+            await self._store.put_completion(completion("c1"))
+            return waiting
+
+    await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+    state = await catch_up(Erasing(store, []), ANN, ADDING, now=NOW)  # type: ignore[arg-type]
+    assert (state.is_known, state.posterior) == (False, None)
 
 
 def test_folding_in_two_steps_is_folding_in_one() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.user_store.models import ADDING, D
-from tests.user_store.samples import ANN, NOW, event, features, posterior
+from tests.user_store.samples import ANN, NOW, completion, event, features, posterior
 from user_store.folding import catch_up
 from user_store.maintenance import check, copy, rebuild
 from user_store.sqlite_store import open_sqlite
@@ -53,6 +53,15 @@ async def test_rebuilt_posteriors_equal_stored_ones(store: UserStore) -> None:
             np.testing.assert_allclose(array.astype(float), stored[key].arrays[name].astype(float), atol=1e-12)
         assert one.version == stored[key].version + 1
     assert progress.total == 80
+
+
+async def test_a_rebuild_settles_what_still_waits(store: UserStore) -> None:
+    await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
+    await store.put_completion(completion("c1"))  # and then the process died
+    assert await rebuild(store, ADDING, Counter(), now=NOW) == 1
+    state = await store.get_state(ANN)
+    assert state.posterior is not None
+    assert (int(state.posterior.arrays["count"]), state.num_pending, state.is_current) == (1, 0, True)
 
 
 async def test_a_rebuild_mends_a_wrong_posterior_and_skips_empty_people(store: UserStore) -> None:

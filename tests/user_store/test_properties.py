@@ -156,6 +156,7 @@ class Twins(RuleBasedStateMachine):
     def read(self, key: UserKey, event_id: str, after: int) -> None:
         self.both(lambda store: store.read_log(key, after_seq=after))
         self.both(lambda store: store.get_state(key))
+        self.both(lambda store: store.list_pending(key))
         self.both(lambda store: users_of(store, key.tenant))
 
     @rule(key=KEYS, completion_id=COMPLETION_IDS)

@@ -24,8 +24,8 @@ async def test_what_waited_arrives_once_and_in_order(store: UserStore, tmp_path:
     await spool.close()
     spool = open_spool(tmp_path / "spool.db")
     assert await spool.size() == 4
-    assert await spool.deliver(store) == [ANN, BOB]
-    assert await spool.deliver(store) == []
+    assert (await spool.deliver(store.append_events)).taken == [ANN, BOB]
+    assert (await spool.deliver(store.append_events)).taken == []
     assert [one.id for one in await store.read_log(ANN)] == ["e0", "e1", "e2"]
     assert (await store.find_event("evil", "b1")).key == BOB
     await spool.close()
@@ -35,7 +35,7 @@ async def test_a_crash_after_delivery_adds_nothing_twice(store: UserStore, tmp_p
     spool = open_spool(tmp_path / "spool.db")
     await spool.add(event("e1"))
     await store.append_event(event("e1"))  # delivered, but the spool was killed before it could forget
-    assert await spool.deliver(store) == [ANN]
+    assert (await spool.deliver(store.append_events)).taken == [ANN]
     assert len(await store.read_log(ANN)) == 1
     await spool.close()
 
@@ -45,7 +45,7 @@ async def test_a_store_that_is_still_away_leaves_everything_waiting(tmp_path: Pa
     await away.close()
     spool = open_spool(tmp_path / "spool.db")
     await spool.add(event("e1"))
-    assert await spool.deliver(away) == []
+    assert (await spool.deliver(away.append_events)).taken == []
     assert await spool.size() == 1
     await spool.close()
     with pytest.raises(StoreUnavailable):
@@ -56,9 +56,9 @@ async def test_events_that_come_during_delivery_are_not_lost(store: UserStore, t
     spool = open_spool(tmp_path / "spool.db")
     adding = [asyncio.create_task(spool.add(event(f"e{number}"))) for number in range(50)]
     for _ in range(5):
-        await spool.deliver(store)
+        await spool.deliver(store.append_events)
     await asyncio.gather(*adding)
-    await spool.deliver(store)
+    await spool.deliver(store.append_events)
     assert {one.id for one in await store.read_log(ANN)} == {f"e{number}" for number in range(50)}
     assert await spool.size() == 0
     await spool.close()
