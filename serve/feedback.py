@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -75,6 +75,16 @@ class Receipt:
     is_spooled: bool = False
 
 
+class Toll(Protocol):
+    """What a piece of feedback costs whom it is from."""
+
+    async def admit(self, person: UserKey, *, takes_tokens: bool) -> None:
+        """Let a person give it, or raise RateLimited or QuotaExceeded."""
+
+    def count(self, num_tokens: int) -> None:
+        """Note tokens that were read for it."""
+
+
 class FeedbackDesk:
     """Takes feedback and lets it be withdrawn."""
 
@@ -95,11 +105,11 @@ class FeedbackDesk:
         self._refused: set[UserKey] = set()  # whose spooled feedback the store would not take the last time
         self._overhearing: set[asyncio.Task[None]] = set()
 
-    async def receive(self, tenant: str, statement: Statement) -> Receipt:
+    async def receive(self, tenant: str, statement: Statement, toll: Toll | None = None) -> Receipt:
         """Take one piece of feedback; durable when this returns.
 
-        Raises InvalidRequest, NotFound, Gone, PersonalizationUnavailable, the engine's errors for inline texts, and
-        StoreUnavailable, after which the sender must send it again with the same idempotency key.
+        Raises InvalidRequest, NotFound, Gone, PersonalizationUnavailable, what the toll raises, the engine's errors for
+        inline texts, and StoreUnavailable, after which the sender must send it again with the same idempotency key.
         """
         check_target(statement)
         check_value(statement)
@@ -107,7 +117,9 @@ class FeedbackDesk:
         key = _person(tenant, statement, records)
         if records is not None:
             _check_choices(statement, records)
-        measured = await self._measure(statement)
+        if toll is not None:
+            await toll.admit(key, takes_tokens=statement.prompt is not None)
+        measured = await self._measure(statement, toll)
         is_paused = await self._is_paused(key)
         event = self._event(key, statement, records, measured, is_paused=bool(is_paused))
         receipt, is_spooled = await self._append(event, is_certain=is_paused is not None)
@@ -119,9 +131,11 @@ class FeedbackDesk:
             self._count_thumb(event, statement.choice, records or (), state)
         return Receipt(receipt.event_id, receipt.is_duplicate, _version(state))
 
-    async def withdraw(self, tenant: str, event_id: str) -> Receipt:
-        """Withdraw one; the posterior forgets it. Raises NotFound."""
+    async def withdraw(self, tenant: str, event_id: str, user: str | None = None) -> Receipt:
+        """Withdraw one; the posterior forgets it. NotFound if there is none, or none of `user`'s."""
         event = await self.people.store.find_event(tenant, event_id)
+        if user not in (None, event.key.user):
+            raise NotFound("There is nothing of that id here.")
         await self.people.store.withdraw_event(event.key, event_id)
         state = await self._learn(event.key)
         return Receipt(event_id, posterior_version=_version(state))
@@ -225,7 +239,7 @@ class FeedbackDesk:
                 param="completion_id",
             ) from None
 
-    async def _measure(self, statement: Statement) -> Rows | None:
+    async def _measure(self, statement: Statement, toll: Toll | None) -> Rows | None:
         if statement.question_id is not None:
             editions = self.people.in_service.editions()  # it may have been asked before a publication
             questions = [question for edition in editions for question in edition.artifact.questions]
@@ -237,6 +251,8 @@ class FeedbackDesk:
             f"measure-{secrets.token_hex(8)}", [*written, *statement.candidates], chat=statement.prompt
         )
         features = await self._service.measure(request)
+        if toll is not None:
+            toll.count(sum(features.counts))
         if features.feature_space != self.people.artifact.feature_space.id:
             raise PersonalizationUnavailable("Nothing was learned yet that fits the served model.")
         if not all(features.counts):

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, Storage
 
-from serve.config import LimitsConfig
+from serve.config import KeyLimits, LimitsConfig
 from serve.errors import QuotaExceeded, RateLimited
 from serve.metrics import Metrics
 from serve.window_storage import RedisWindows
@@ -56,28 +57,34 @@ class Limiter:
     async def admit(self, key_id: str, *, counts_tokens: bool) -> Allowance:
         """Count a request of a key. Raises RateLimited or QuotaExceeded; both know when to come back."""
         limits = self._config.keys.get(key_id, self._config.key)
+        looking = self._look_at_tokens(limits, key_id) if counts_tokens else []
         try:
-            requests, minute, day = await asyncio.gather(
-                self._count(_per_minute(limits.requests_per_minute), "requests", "key", key_id),
-                self._look(_per_minute(limits.tokens_per_minute if counts_tokens else None), "tokens", "key", key_id),
-                self._look(_per_day(limits.tokens_per_day if counts_tokens else None), "tokens", "key", key_id),
+            requests, *tokens = await asyncio.gather(
+                self._count(_per_minute(limits.requests_per_minute), "requests", "key", key_id), *looking
             )
         except StoreUnavailable:
             return self._unlimited()
         self._check(requests, "requests", "requests a minute with this key")
-        self._check(minute, "tokens", "tokens a minute with this key")
-        self._check(day, "tokens", "tokens a day with this key", is_quota=True)
-        left = [standing for standing in (minute, day) if standing is not None]
+        self._check_tokens(tokens)
+        left = [standing for standing in tokens if standing is not None]
         return Allowance(requests, min(left, key=lambda standing: standing.remaining, default=None))
 
-    async def admit_users(self, users: Sequence[UserKey]) -> None:
+    async def check_tokens(self, key_id: str) -> None:
+        """Look whether a key has tokens left, for what takes some only now and then. Raises as `admit` does."""
+        limits = self._config.keys.get(key_id, self._config.key)
+        try:
+            self._check_tokens(await asyncio.gather(*self._look_at_tokens(limits, key_id)))
+        except StoreUnavailable:
+            self._unlimited()
+
+    async def admit_users(self, users: Sequence[UserKey], *, takes_tokens: bool = True) -> None:
         """Count a request for people. Raises as `admit` does."""
         limits = self._config.user
         try:
             for user in users:
                 who = ("user", user.tenant, user.user)
                 requests = await self._count(_per_minute(limits.requests_per_minute), "requests", *who)
-                tokens = await self._look(_per_day(limits.tokens_per_day), "tokens", *who)
+                tokens = await self._look(_per_day(limits.tokens_per_day if takes_tokens else None), "tokens", *who)
                 self._check(requests, "user", "requests a minute for one person")
                 self._check(tokens, "user", "tokens a day for one person", is_quota=True)
         except StoreUnavailable:
@@ -120,6 +127,19 @@ class Limiter:
     async def _reset_s(self, name: str, item: RateLimitItem) -> float:
         ends_at: float = await self._storage.get_expiry(name)
         return max(0.0, min(ends_at - time.time(), float(item.get_expiry())))
+
+    def _look_at_tokens(self, limits: KeyLimits, key_id: str) -> list[Coroutine[Any, Any, Standing | None]]:
+        """Look at a key's minute and its day."""
+        return [
+            self._look(_per_minute(limits.tokens_per_minute), "tokens", "key", key_id),
+            self._look(_per_day(limits.tokens_per_day), "tokens", "key", key_id),
+        ]
+
+    def _check_tokens(self, standings: Sequence[Standing | None]) -> None:
+        """Check what `_look_at_tokens` found, if it looked."""
+        minute, day = standings or (None, None)
+        self._check(minute, "tokens", "tokens a minute with this key")
+        self._check(day, "tokens", "tokens a day with this key", is_quota=True)
 
     def _check(self, standing: Standing | None, reason: str, what: str, *, is_quota: bool = False) -> None:
         if standing is None or standing.remaining >= 0:

@@ -39,9 +39,9 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request) 
     generation = to_generation(body, context)
     wishes = body.palate or PalateOptions()
     persons = context.persons(request, (body.safety_identifier, body.user), wishes.users)
+    await admit_users(request, persons)
     if context.config.feedback.implicit and context.desk is not None and len(persons) == 1 and generation.chat:
         context.desk.overhear_later(persons[0], generation.chat.messages)
-    await admit_users(request, persons)
     answer = await context.pipeline.answer(generation, persons, to_options(wishes))
     answer.outputs = metered(request, answer.outputs)
     headers = {DEGRADED_HEADER: answer.report.degraded} if answer.report.degraded else {}

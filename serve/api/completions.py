@@ -13,7 +13,7 @@ from openai.types import Completion
 
 from serve.api.chat import common_sampling, response_format, usage
 from serve.api.context import ApiContext, context_of, error_responses
-from serve.api.limits import metered
+from serve.api.limits import admit_users, metered
 from serve.api.requests import CompletionRequest
 from serve.api.streaming import Events, event, event_stream, json_response, while_connected
 from serve.api.strict_json import StrictJsonRoute
@@ -35,6 +35,7 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     """Continue one or several texts, in OpenAI's shape."""
     context = context_of(request)
     generations = to_generations(body, context)
+    await admit_users(request, context.persons(request, (body.safety_identifier, body.user), []))
     outputs = metered(request, _all(generations, context))
     head = {
         "id": context.new_id("cmpl"),

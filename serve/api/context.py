@@ -68,22 +68,40 @@ class ApiContext:
         return Pipeline(self.service, self.people, self.config.personalization, self.metrics, self.tracer)
 
     def persons(self, request: Request, names: Sequence[str | None], several: list[str]) -> list[UserKey]:
-        """Name whom an answer is for: `several`, or the trusted header, or the first of `names`.
+        """Name whom an answer is for: `several`, or the trusted header (empty: nobody), or the first of `names`.
 
-        Raises InvalidRequest for a name nobody can have, PermissionDenied for a header that is not the gateway's.
+        Raises InvalidRequest for a name nobody can have, PermissionDenied as `own_name`.
         """
+        for name in several:
+            self.own_name(request, name, "palate.users")
         trusted = self._trusted_name(request)
-        single = next((name for name in (trusted, *names) if name), None)
+        single = next((name for name in (names if trusted is None else [trusted]) if name), None)
         tenant = principal_of(request).tenant
         try:
             return [UserKey(tenant, name) for name in dict.fromkeys(several or ([single] if single else []))]
         except ValueError as error:
             raise InvalidRequest(str(error), param="palate.users" if several else "user") from error
 
+    def own_name(self, request: Request, named: str | None, param: str) -> str | None:
+        """Return the person whom `param` may name: anybody, unless the gateway says who it is.
+
+        Raises PermissionDenied if that is somebody else, or for a header that is not the gateway's.
+        """
+        trusted = self._trusted_name(request)
+        if trusted is None:
+            return named
+        if not trusted or named not in (None, trusted):
+            message = f"The gateway says who this request is from; '{param}' may name nobody else."
+            raise PermissionDenied(message, param=param, code="another_person")
+        return trusted
+
     def _trusted_name(self, request: Request) -> str | None:
         """Return the name that the gateway gives."""
         header, secret = self.config.users.trusted_header, self.secrets.gateway_secret
-        name = request.headers.get(header) if header else None
+        names = request.headers.getlist(header) if header else []
+        if len(names) > 1:  # one of them may be the client's own
+            raise PermissionDenied(f"The header '{header}' may be sent once.", code="another_person")
+        name = names[0] if names else None
         if name is None or secret is None:
             return name
         given = request.headers.get(GATEWAY_HEADER, "").encode()

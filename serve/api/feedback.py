@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from serve.api.context import context_of, error_responses, principal_of
+from serve.api.limits import RequestToll
 from serve.api.requests import Identifier, Message, RequestModel
 from serve.api.streaming import json_response
 from serve.api.strict_json import StrictJsonRoute
@@ -118,7 +120,9 @@ async def create_feedback(body: FeedbackRequest, request: Request, idempotency_k
     limit = context.config.feedback.max_candidates
     if len(body.candidates or ()) > limit:
         raise InvalidRequest(f"At most {limit} candidates are accepted.", param="candidates")
-    receipt = await context.open_desk.receive(principal_of(request).tenant, _statement(body, idempotency_key))
+    user = context.own_name(request, body.user, "user")
+    statement = replace(_statement(body, idempotency_key), user=user)
+    receipt = await context.open_desk.receive(principal_of(request).tenant, statement, RequestToll(request))
     plain = {
         "id": receipt.id,
         "duplicate": receipt.is_duplicate,
@@ -142,7 +146,6 @@ def _statement(body: FeedbackRequest, key_from_header: str | None) -> Statement:
         candidates=tuple(body.candidates or ()),
         question_id=body.question_id,
         reason=body.reason,
-        user=body.user,
         metadata=body.metadata or {},
         idempotency_key=body.idempotency_key or key_from_header,
     )
@@ -163,6 +166,7 @@ async def list_feedback(
     after: Annotated[CompletionId | None, Query(description="The last id of the page before.")] = None,
 ) -> Response:
     """List feedback, oldest first and person by person."""
+    user = context_of(request).own_name(request, user, "user")
     try:
         wanted = EventFilter(user, FeedbackKind(kind) if kind else None, since, limit, after)
     except ValueError as error:
@@ -181,7 +185,9 @@ async def list_feedback(
 )
 async def delete_feedback(feedback_id: CompletionId, request: Request) -> Response:
     """Withdraw one piece of feedback: it stays in the log, marked, and the posterior forgets it."""
-    receipt = await context_of(request).open_desk.withdraw(principal_of(request).tenant, feedback_id)
+    context = context_of(request)
+    user = context.own_name(request, None, "feedback_id")
+    receipt = await context.open_desk.withdraw(principal_of(request).tenant, feedback_id, user)
     return json_response(
         {
             "id": receipt.id,

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.api.addresses import route_path
-from serve.api.context import ApiContext, context_of
+from serve.api.context import ApiContext, context_of, principal_of
 from serve.api.streaming import refuse
 from serve.engines.protocol import Output
 from serve.errors import PalateError
@@ -67,13 +67,31 @@ class Limits:
                 await limiter.spend(principal.key_id, meter.users, meter.num_tokens)
 
 
-async def admit_users(request: Request, users: Sequence[UserKey]) -> None:
+async def admit_users(request: Request, users: Sequence[UserKey], *, takes_tokens: bool = True) -> None:
     """Count a request for its people. Raises RateLimited or QuotaExceeded."""
     limiter = context_of(request).limiter
     meter = _meter(request)
     if limiter is not None and meter is not None:
-        await limiter.admit_users(users)
+        await limiter.admit_users(users, takes_tokens=takes_tokens)
         meter.users = users
+
+
+class RequestToll:
+    """What a request with feedback costs its key and its person; of words alone it takes no tokens."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def admit(self, person: UserKey, *, takes_tokens: bool) -> None:
+        """Count it for the person. Raises RateLimited or QuotaExceeded."""
+        limiter = context_of(self._request).limiter
+        if takes_tokens and limiter is not None:
+            await limiter.check_tokens(principal_of(self._request).key_id)
+        await admit_users(self._request, [person], takes_tokens=takes_tokens)
+
+    def count(self, num_tokens: int) -> None:
+        """Note tokens that were read."""
+        count_tokens(self._request, num_tokens)
 
 
 def count_tokens(request: Request, num_tokens: int) -> None:

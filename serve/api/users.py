@@ -139,7 +139,11 @@ class NeighborList(BaseModel):
 
 
 def person_key(request: Request, user_id: str) -> UserKey:
-    """Name a person of the sender's tenant. InvalidRequest for a name nobody can have."""
+    """Name a person of the sender's tenant.
+
+    Raises InvalidRequest for a name nobody can have, PermissionDenied if the gateway says it is somebody else.
+    """
+    context_of(request).own_name(request, user_id, "user_id")
     try:
         return UserKey(principal_of(request).tenant, user_id)
     except ValueError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -134,6 +134,7 @@ class _Contest:
         self._num_prompt_tokens = self._num_cached_tokens = 0
         self._choosing_s = 0.0
         self._base_rewards: list[float] = []  # by each judge, as of the last time it was scored
+        self._base_stats: CandidateStats | None = None  # as of then
 
     def take(self, output: Output) -> None:
         """Note one step."""
@@ -243,6 +244,17 @@ class _Contest:
             choice = Choice(order, reason, float(standing.prob_over_base[ranked[0]]))
         self._order, self._choice = order, choice
 
+    def _reference(self, stats: Sequence[CandidateStats], num_tokens: int | None) -> CandidateStats:
+        """Return what the guards compare contenders with: the base, as it was when it was last seen.
+
+        How long a base that was cut off would have become, nobody knows: then no contender is long.
+        """
+        base = self._arms[BASE]
+        reference = self._base_stats or base.stats(num_tokens)
+        if not base.is_out or (base.finish_reason is not None and base.num_tokens == reference.num_tokens):
+            return reference
+        return replace(reference, num_tokens=max(reference.num_tokens, *(one.num_tokens for one in stats)))
+
     def _scores(self, contenders: Sequence[int], features: Features, num_tokens: int | None) -> _Scores:
         """Score the contenders; an arm without states cannot win, and against a base without states nobody can."""
         readout, judges = self._rules.readout, self._rules.judges
@@ -253,7 +265,9 @@ class _Contest:
         rewards = [score(phi, judge) for judge in judges]
         base = contenders.index(BASE) if BASE in contenders else None
         stats = [self._arms[index].stats(num_tokens) for index in contenders]
-        penalties = guard_penalties(stats, self._rules.limits, base or 0)
+        if base is not None:
+            self._base_stats = stats[base]
+        penalties = guard_penalties([self._reference(stats, num_tokens), *stats], self._rules.limits)[1:]
         is_barred = ~is_measured if base is None or is_measured[base] else np.arange(len(contenders)) != base
         penalties = np.where(is_barred, math.inf, penalties)
         if base is not None:

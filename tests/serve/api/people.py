@@ -17,7 +17,7 @@ from serve.config import Config, Secrets
 from serve.engines.scripted_engine import ScriptedEngine
 from serve.home import Home
 from serve.keys import KeyFile
-from serve.memory import Memory, open_memory
+from serve.memory import Memory, limiter_of, open_memory
 from serve.metrics import Metrics
 from serve.service import LocalService
 
@@ -80,6 +80,7 @@ async def running(
         people=memory.people,
         desk=memory.desk,
         keys=KeyFile(home.keys),
+        limiter=limiter_of(config, secrets or Secrets(), home, metrics),
     )
     app = create_app(context)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from serve.limits import open_limiter
 from serve.metrics import Metrics
 from serve.service import LocalService
 from tests.serve.api.conftest import MODEL
+from tests.serve.api.people import running
 from user_store.redis_client import RedisOptions
 
 BODY: dict[str, Any] = {
@@ -104,6 +106,56 @@ async def test_people_have_limits_of_their_own(engine: ScriptedEngine) -> None:
         assert int(refused.headers["Retry-After"]) >= 1
         assert (await client.post("/v1/chat/completions", json={**BODY, "user": "bob"})).status_code == 200
         assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_every_kind_of_answer_counts_for_its_person(engine: ScriptedEngine, path: str) -> None:
+    body = BODY if "chat" in path else {"model": MODEL, "prompt": "hi [[tokens: 20]]", "max_tokens": 20}
+    for limits in ({"requests_per_minute": 1}, {"tokens_per_day": 10}):
+        async with serving(engine, limits={"user": limits}) as client:
+            statuses = [
+                (await client.post(path, json={**body, "user": user})).status_code for user in ("ann", "ann", "bob")
+            ]
+            assert statuses == [200, 429, 200]
+
+
+PAIR = {"kind": "comparison", "value": 0, "prompt": "hi", "candidates": ["a b c", "there what clear"]}
+WORDS = {"kind": "comment", "value": "fine"}
+
+
+async def test_feedback_counts_for_its_person(tmp_path: Path) -> None:
+    async with running(tmp_path, limits={"user": {"requests_per_minute": 2}}) as palate:
+        answer = await palate.ask("ann")
+        thumb = {"kind": "thumb", "completion_id": answer["id"], "value": 1}
+        await palate.say(**thumb)  # whose it is follows from the completion
+        refused = await palate.say(429, **WORDS, user="ann")
+        assert refused["error"]["code"] == "rate_limit_exceeded"
+        await palate.say(429, **thumb)
+        await palate.say(**WORDS, user="bob")
+        assert (await palate.see("/v1/users/ann"))["num_events"] == 1
+
+
+@pytest.mark.parametrize("whose", ["key", "user"])
+async def test_texts_in_feedback_take_tokens_and_words_do_not(tmp_path: Path, whose: str) -> None:
+    async with running(tmp_path, limits={whose: {"tokens_per_day": 12}}) as palate:
+        for candidates in (["a b c", ""], PAIR["candidates"]):  # refused texts were read as well
+            await palate.say(400 if "" in candidates else 200, **{**PAIR, "candidates": candidates}, user="ann")
+        await palate.say(**PAIR, user="ann")
+        refused = await palate.say(429, **PAIR, user="ann")
+        assert refused["error"]["code"] == "insufficient_quota"
+        await palate.say(**WORDS, user="ann")
+        await palate.say(429 if whose == "key" else 200, **PAIR, user="bob")
+
+
+async def test_a_refused_turn_is_not_overheard(tmp_path: Path) -> None:
+    sections = {"limits": {"user": {"requests_per_minute": 1}}, "feedback": {"implicit": True}}
+    async with running(tmp_path, **sections) as palate:
+        said = (await palate.ask("ann"))["choices"][0]["message"]["content"]
+        turns = [("user", "hi"), ("assistant", said), ("user", "Thank you, that is perfect!")]
+        body = {"model": MODEL, "user": "ann", "messages": [{"role": role, "content": text} for role, text in turns]}
+        assert (await palate.client.post("/v1/chat/completions", json=body)).status_code == 429
+        await palate.memory.desk.settled()
+        assert (await palate.see("/v1/feedback?user=ann"))["data"] == []
 
 
 async def test_nothing_is_said_where_nothing_is_limited(engine: ScriptedEngine) -> None:

@@ -42,6 +42,66 @@ async def test_a_trusted_header_wins_over_the_safety_identifier_and_that_over_th
         assert await whose(palate, trusted, user="u") == "u"
 
 
+ANN = {"X-Person": "ann"}
+
+
+async def status_of(palate: Palate, method: str, path: str, headers: dict[str, str] = ANN, /, **body: Any) -> int:
+    response = await palate.client.request(method, path, headers=headers, **({"json": body} if body else {}))
+    if response.status_code >= 400:
+        assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+    return response.status_code
+
+
+async def test_whom_the_gateway_names_gets_nobody_else_s_answer(tmp_path: Path) -> None:
+    async with running(tmp_path, users={"trusted_header": "X-Person"}) as palate:
+        for users, status in ((["bob"], 403), (["ann", "bob"], 403), (["ann"], 200)):
+            body = {**BODY, "palate": {"users": users, "explain": True}}
+            assert await status_of(palate, "POST", "/v1/chat/completions", **body) == status
+        refused = await palate.client.post(
+            "/v1/chat/completions", json={**BODY, "palate": {"users": ["bob"]}}, headers=ANN
+        )
+        assert (refused.json()["error"]["param"], refused.json()["error"]["code"]) == ("palate.users", "another_person")
+        unnamed = {**BODY, "palate": {"users": ["bob"]}}
+        assert await status_of(palate, "POST", "/v1/chat/completions", {"X-Person": ""}, **unnamed) == 403
+        assert await whose(palate, {"X-Person": ""}, user="bob") is None
+        twice = await palate.client.post(
+            "/v1/chat/completions", json=BODY, headers=[("X-Person", "bob"), ("X-Person", "ann")]
+        )
+        assert twice.status_code == 403
+
+
+async def test_whom_the_gateway_names_speaks_for_nobody_else(tmp_path: Path) -> None:
+    async with running(tmp_path, users={"trusted_header": "X-Person"}) as palate:
+        bobs = (await palate.ask("bob"))["id"]
+        said = await palate.say(kind="thumb", completion_id=bobs, value=1)
+        pair = {"kind": "comparison", "value": 0, "prompt": "hi", "candidates": ["a b c", "there what clear"]}
+        assert await status_of(palate, "POST", "/v1/feedback", user="bob", **pair) == 403
+        assert await status_of(palate, "POST", "/v1/feedback", kind="thumb", completion_id=bobs, value=-1) == 404
+        assert await status_of(palate, "POST", "/v1/feedback", {"X-Person": ""}, **pair) == 403
+        assert await status_of(palate, "DELETE", f"/v1/feedback/{said['id']}") == 404
+        assert await status_of(palate, "POST", "/v1/feedback", **pair) == 200
+        listed = (await palate.client.get("/v1/feedback", headers=ANN)).json()["data"]
+        assert {row["user"] for row in listed} == {"ann"}
+        assert await status_of(palate, "GET", "/v1/feedback?user=bob") == 403
+        assert await status_of(palate, "DELETE", f"/v1/feedback/{listed[0]['id']}") == 200
+        rows = (await palate.see("/v1/feedback?user=bob"))["data"]
+        assert [(row["id"], row["withdrawn"]) for row in rows] == [(said["id"], False)]
+
+
+async def test_whom_the_gateway_names_sees_and_changes_nobody_else(tmp_path: Path) -> None:
+    async with running(tmp_path, users={"trusted_header": "X-Person"}) as palate:
+        for user in ("ann", "bob"):
+            await palate.ask(user)
+            await palate.say(kind="comment", user=user, value="fine")
+        for below in ("", "/export", "/questions", "/neighbors", "/history", "/map"):
+            assert await status_of(palate, "GET", f"/v1/users/bob{below}") == 403
+            assert await status_of(palate, "GET", f"/v1/users/ann{below}") == 200
+        assert await status_of(palate, "POST", "/v1/users/bob/import") == 403
+        assert await status_of(palate, "PATCH", "/v1/users/bob", learning_paused=True) == 403
+        assert await status_of(palate, "DELETE", "/v1/users/bob") == 403
+        assert (await palate.see("/v1/users/bob"))["num_events"] == 1
+
+
 async def test_a_person_nobody_can_be_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path) as palate:
         response = await palate.client.post("/v1/chat/completions", json={**BODY, "user": "a\nb"})

@@ -129,3 +129,36 @@ async def test_fewer_answers_than_were_asked_for_are_an_error() -> None:
     steps = [[word(0, 0, "stop"), word(1, 0), word(2, 0)], [failed(1), failed(2)]]
     with pytest.raises(GenerationFailed):
         await answer(steps, (0.0, 1.0, 2.0), judge(num_best=2))
+
+
+BASE_LEAVES = pytest.mark.parametrize(
+    ("base", "checkpoints"),
+    [([failed(0)], ()), ([word(0, 1)], (20,))],  # it breaks off; it loses at a checkpoint
+)
+
+
+@BASE_LEAVES
+async def test_guards_without_the_base_know_no_order_of_arms(base: list[Delta], checkpoints: tuple[int, ...]) -> None:
+    """A long answer beside a short one weighs the same, whichever of the two has the first place."""
+    told: list[dict[int, float]] = []
+    for long, short in ((1, 2), (2, 1)):
+        steps = [
+            [word(arm, 0, num_tokens=20) for arm in range(4)],
+            [*base, word(long, 1, "stop", num_tokens=90), word(short, 1, "stop"), word(3, 1, "stop")],
+        ]
+        values = {0: 0.0, long: 1.0, short: 0.99, 3: 0.5}
+        rules = judge(checkpoints=(*checkpoints, *(200 + 100 * more for more in range(len(checkpoints)))))
+        _, verdict = await answer(steps, [values[arm] for arm in range(4)], rules)
+        told.append({role: verdict.penalties[arm] for role, arm in (("long", long), ("short", short))})  # type: ignore[misc]
+        assert verdict.order == [long]
+    assert told[0] == told[1]
+
+
+async def test_a_base_that_was_done_before_it_left_still_says_what_is_long() -> None:
+    steps = [
+        [word(0, 0, "stop", num_tokens=20), *(word(arm, 0, num_tokens=20) for arm in (1, 2, 3))],
+        [word(1, 1, "stop", num_tokens=90), word(2, 1, "stop"), word(3, 1, "stop")],
+    ]
+    _, verdict = await answer(steps, (0.0, 1.0, 0.9, 0.5), judge(checkpoints=(20, 300)))
+    assert verdict.penalties[1] == pytest.approx(0.5 * np.log(110 / 40))
+    assert verdict.penalties[2] == 0.0
