@@ -8,7 +8,7 @@ who belong to no prototype (`router.outliers`). Knows nothing of the basis, of c
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -18,7 +18,7 @@ from router.laplace import Factor, Mode, fit_mode, gaussian
 from router.outliers import log_trust
 from router.types import Array, Evidence
 
-Found = TypeVar("Found", "Prior", Basis)
+Found = TypeVar("Found", "Prior", "Believed", Basis)
 MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterable["Believed"]]
 BLOCK = 250  # people a task
 SMALLEST_VARIANCE = 1e-6
@@ -90,7 +90,8 @@ class Task:
     odd_share: float = 0.0
 
 
-class Believed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Believed:
     """What an E-step says of B people, or of all; doubts are summed, since only their sum matters."""
 
     joint: Array  # (B, K) log evidence and log weight of each prototype
@@ -104,20 +105,24 @@ def run_em(
 ) -> tuple[Prior, Array]:
     """Run EM from `prior`; returns the fitted prior and each person's joint log evidence (U, K) under it."""
     starts: Array = np.broadcast_to(prior.means, (len(people), *prior.means.shape))
-
-    def better(iteration: int) -> Prior:
-        nonlocal starts
+    for iteration in range(iterations):
         # Odd people widen the prior in which they are judged: suspicion is larger at first.
         suspicion = prior.odd_share * (1.0 + SUSPICION * (1.0 - (iteration + 1) / iterations))
-        believed = e_step(people, replace(prior, odd_share=suspicion), starts, run.map_people)
-        found, starts = m_step(prior, believed), believed.means
-        if iteration % 2 == 1 and iteration < iterations - 1:
-            return fit_flip_rate(people, found, starts, flip_rates, run.map_people)
-        return found
-
-    for iteration in range(iterations):
-        prior = run.keep(Prior, partial(better, iteration))
+        judged_in = replace(prior, odd_share=suspicion)
+        # Kept as well, for the next searches start from it: from elsewhere they would end some digits away.
+        believed = run.keep(Believed, partial(e_step, people, judged_in, starts, run.map_people))
+        rates = flip_rates if iteration % 2 == 1 and iteration < iterations - 1 else ()
+        prior = run.keep(Prior, partial(_explained, people, prior, believed, rates, run.map_people))
+        starts = believed.means
     return prior, e_step(people, prior, starts, run.map_people).joint
+
+
+def _explained(
+    people: Sequence[Evidence], prior: Prior, believed: Believed, flip_rates: Sequence[float], map_people: MapPeople
+) -> Prior:
+    """Return the prior that explains what is believed, its flip rate climbed to if there are any to choose from."""
+    found = m_step(prior, believed)
+    return fit_flip_rate(people, found, believed.means, flip_rates, map_people) if flip_rates else found
 
 
 def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map) -> Believed:
@@ -156,9 +161,9 @@ def weighed(task: Task, modes: Sequence[Mode]) -> Believed:
 
 def m_step(prior: Prior, believed: Believed) -> Prior:
     """Return the prior that explains what is believed best, each covariance shrunk to the pooled one."""
-    joint, means, doubt, trust = believed
+    means = believed.means
     _, K, L = means.shape
-    shares = np.exp(log_softmax(joint, axis=1) + trust)  # (U, K)
+    shares = np.exp(log_softmax(believed.joint, axis=1) + believed.trust)  # (U, K)
     sizes = shares.sum(axis=0)
     total = max(float(sizes.sum()), TRACE)
     pooled_mean = np.einsum("uk,ukl->l", shares, means) / total
@@ -166,7 +171,7 @@ def m_step(prior: Prior, believed: Believed) -> Prior:
     # pseudo-person halved a minority's deviation.
     centers = (np.einsum("uk,ukl->kl", shares, means) + TRACE * pooled_mean) / (sizes + TRACE)[:, None]
     deviations = means - centers
-    scatter = doubt + np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
+    scatter = believed.doubt + np.einsum("uk,uki,ukj->kij", shares, deviations, deviations, optimize=True)
     pooled = scatter.sum(axis=0) / total
     strength = float(L) if K > 1 else 0.0
     shrunk = (scatter + strength * pooled) / (sizes + strength)[:, None, None]

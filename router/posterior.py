@@ -148,7 +148,7 @@ def _predict(population: Population, posterior: Posterior, designs: Array, offse
 
 def _refit(population: Population, posterior: Posterior, evidence: Evidence, num_events: int) -> Posterior:
     now = max([posterior.folded_time_s, *evidence.times_s]) if evidence.num_groups else posterior.folded_time_s
-    fade = float(_decay(population, now - posterior.folded_time_s)) if _has_folded(posterior) else 1.0
+    fade = float(_decay(population, now - posterior.folded_time_s)) if posterior.folded_precision.any() else 1.0
     folded = Factor(
         fade * posterior.folded_precision, fade * posterior.folded_shift, fade * posterior.folded_log_evidence
     )
@@ -169,7 +169,7 @@ def _refit(population: Population, posterior: Posterior, evidence: Evidence, num
         folded_shift=folded.shift,
         folded_log_evidence=folded.constant,
         num_events=num_events,
-        folded_time_s=now if _has_folded(posterior) or evidence.num_groups == KEPT_GROUPS else 0.0,
+        folded_time_s=now if folded.precision.any() else 0.0,
     )
 
 
@@ -203,10 +203,6 @@ def _decay(population: Population, age_s: Array | float) -> Array:
     if population.drift_half_life_s is None:
         return np.ones_like(age_s, dtype=np.float64)
     return np.asarray(np.exp2(-np.asarray(age_s) / population.drift_half_life_s))
-
-
-def _has_folded(posterior: Posterior) -> bool:
-    return bool(posterior.folded_precision.any())
 
 
 def _oldest(evidence: Evidence, count: int) -> NDArray[np.bool_]:

@@ -32,6 +32,9 @@
   {{- if not $values.ray.autoscaler.enabled }}{{ fail "incremental upgrades need ray.autoscaler.enabled" }}{{ end -}}
   {{- if not $values.ray.upgrade.gatewayClassName }}{{ fail "incremental upgrades need ray.upgrade.gatewayClassName" }}{{ end -}}
 {{- end -}}
+{{- if and $values.fit.enabled (eq $values.store.type "sqlite") -}}
+  {{- fail "fit runs in a pod of its own, which cannot read the head pod's SQLite file: set fit.enabled to false or store.type to redis" -}}
+{{- end -}}
 {{- if and $values.fit.enabled (ne $values.artifacts.source "volume") -}}
   {{- fail "fit publishes into a volume that all pods share: set artifacts.source to volume" -}}
 {{- end -}}

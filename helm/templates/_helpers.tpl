@@ -86,7 +86,7 @@ redis://{{ include "palate.redisHost" . }}/0
 {{- end -}}
 {{- end -}}
 
-{{/* Where Ray keeps its own state. */}}
+{{/* Where Ray keeps its own state: scheme, host and port; Ray takes a database's path for part of the port. */}}
 {{- define "palate.rayRedisAddress" -}}
 {{- $explicit := .Values.ray.faultTolerance.redisAddress -}}
 {{- if $explicit -}}
@@ -94,7 +94,8 @@ redis://{{ include "palate.redisHost" . }}/0
 {{- else if eq .Values.store.type "redis" -}}
 {{- ternary "rediss://" "redis://" (ne .Values.redis.tls.existingSecret "") }}{{ include "palate.redisHost" . }}
 {{- else -}}
-{{- .Values.store.external.url | splitList "?" | first | trimSuffix "/" -}}
+{{- $address := regexFind "^rediss?://[^/?]+" .Values.store.external.url -}}
+{{- $address }}{{ if not (regexMatch ":[0-9]+$" $address) }}:6379{{ end -}}
 {{- end -}}
 {{- end -}}
 

@@ -23,7 +23,7 @@ from serve.artifacts.artifact import Artifact
 from serve.artifacts.experiments import EXPERIMENTS, Experiment, read_experiments, write_experiments
 from serve.artifacts.rulings import fingerprint, read_ruling
 from serve.artifacts.scripted import scripted_artifact
-from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync, verify
+from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, sync
 from serve.config import Config
 from serve.errors import ConfigurationError
 from serve.home import Home
@@ -165,15 +165,15 @@ class Registry:
         return (versions[-1] or None) if versions else None
 
     def publish(self, version: str, *, is_forced: bool = False) -> Manifest:
-        """Put a version into service, after checking every file of it; written down, forced or not.
+        """Put a version into service, after loading it from where servers will; written down, forced or not.
 
         Raises:
-            ConfigurationError: it is damaged; or, unless forced, it was fitted in another feature space than the one in
-                service, or was not ruled to be better than that. Where nothing serves, and for the shipped one, no
-                ruling is needed.
+            ConfigurationError: it is damaged or in a folder of another name; or, unless forced, fitted in another
+                feature space than the one in service, or was not ruled to be better than that. Where nothing serves,
+                and for the shipped one, no ruling is needed.
         """
-        entry = self.entry(version)
-        manifest = verify(entry.folder)
+        entry = self._usable(version)
+        manifest, version = entry.manifest, entry.manifest.version
         serving = self.serving(manifest.model)
         objection = self._objection(entry, serving)
         if objection and not is_forced:
@@ -194,14 +194,14 @@ class Registry:
         return read_experiments(self.home.artifacts).get(model_name)
 
     def start_experiment(self, name: str, version: str, share: float, now: float) -> Experiment:
-        """Try a version on a share of people, after checking every file of it.
+        """Try a version on a share of people, after loading it from where servers will.
 
         Raises:
-            ConfigurationError: it is damaged, of another feature space, or the one in service; nothing serves; or
-                another experiment is running.
+            ConfigurationError: it is damaged, in a folder of another name, of another feature space, or the one in
+                service; nothing serves; or another experiment is running.
         """
-        entry = self.entry(version)
-        model = verify(entry.folder).model
+        entry = self._usable(version)
+        model = entry.manifest.model
         serving, running = self.serving(model), self.experiment(model)
         if serving is None or serving.manifest.version == version:
             raise ConfigurationError(f"{version} can only be tried against another version that serves {model}.")
@@ -223,6 +223,15 @@ class Registry:
         if found is None:
             raise ConfigurationError(f"No experiment is running for {model_name}.")
         return found
+
+    def _usable(self, version: str) -> Entry:
+        """Find a version that servers can load. Raises ConfigurationError for any other."""
+        entry = self.entry(version)
+        named = entry.manifest.version
+        if not entry.is_shipped and entry.folder.name != named:  # servers look for it by its version
+            raise ConfigurationError(f"{entry.folder} holds version {named}: rename the folder to that.")
+        load(entry.folder)
+        return entry
 
     def _end_experiment(self, model_name: str) -> Experiment | None:
         running = read_experiments(self.home.artifacts)
@@ -268,7 +277,7 @@ class Registry:
                 raise ConfigurationError(f"Nothing was published for {model_name}; the shipped artifact serves.")
             before = versions[-2] if len(versions) > 1 else ""
             if before:
-                verify(self.home.artifacts / before)
+                load(self.home.artifacts / before)
             journal[model_name] = versions[:-1]
             self._write(journal)
         self._end_experiment(model_name)

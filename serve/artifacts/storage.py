@@ -49,11 +49,12 @@ class Manifest:
 
 
 def version_of(population: Population, name: str, adapter_folders: Sequence[str | None] = ()) -> str:
-    """Name a version after its contents: two populations, or one with other adapters, never share one."""
-    digest = hashlib.sha256()
-    for array in (population.basis, population.center, population.scale, population.means, population.covariances):
-        digest.update(np.ascontiguousarray(array, "<f8").tobytes())
-    digest.update(json.dumps([population.flip_rate, population.tempering, *population.attribute_names]).encode())
+    """Name a version after its contents: two populations, or one with other adapters, never share one.
+
+    Only `save_new` names versions so; one that is there keeps its name, whatever an earlier release derived it from.
+    """
+    described = {key: array.tolist() for key, array in population.to_arrays().items() if key != "version"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())  # Python writes numbers to the last bit
     for number, folder in enumerate(adapter_folders):
         if folder is not None:
             digest.update(f"{number}:{adapters.digest_of(Path(folder))}".encode())
@@ -97,9 +98,12 @@ def verify(folder: Path) -> Manifest:
     """Check every file against the manifest and return it.
 
     Raises:
-        ConfigurationError: something is missing, changed or unreadable; the message names it.
+        ConfigurationError: something is missing, changed, not listed or unreadable; the message names it.
     """
     manifest = read_manifest(folder)
+    unlisted = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST, *manifest.files}
+    if unlisted:
+        raise ConfigurationError(f"{folder} holds {', '.join(sorted(unlisted))}, which its manifest does not list.")
     for name, expected in manifest.files.items():
         path = folder / name
         if not _is_inside(name) or not path.is_file():
@@ -141,7 +145,7 @@ def load(folder: Path) -> Artifact:
             max_dose=described["max_dose"],
             dose_temperature=described.get("dose_temperature", 1.0),
             min_p=described.get("min_p", 0.0),
-            adapters=_read_adapters(folder, manifest, described["adapters"]),
+            adapters=adapters.resolved(folder, described["adapters"]),
             instructions=tuple(described["instructions"]),
             instruction_effects=effects,
             questions=_read_questions(folder),
@@ -213,14 +217,6 @@ def _copy_adapters(artifact: Artifact, folder: Path) -> list[str | None]:
         if source is not None:
             adapters.copy(Path(source), folder / adapters.folder_name(number))
     return names
-
-
-def _read_adapters(folder: Path, manifest: Manifest, names: list[str | None]) -> tuple[str | None, ...]:
-    found = adapters.resolved(folder, names)
-    unlisted = {f"{name}/{file}" for name in names if name for file in adapters.FILES} - manifest.files.keys()
-    if unlisted:
-        raise ConfigurationError(f"{folder} holds {', '.join(sorted(unlisted))}, which its manifest does not list.")
-    return found
 
 
 def _files(folder: Path) -> list[Path]:

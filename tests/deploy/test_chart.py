@@ -13,6 +13,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray._private.services import get_address
 
 from serve.config import Config
 from tests.deploy import chart
@@ -218,8 +219,26 @@ def test_the_store_is_reached_with_its_own_secret() -> None:
             assert secret == {"name": "palate-redis", "key": "password"}
     (service,) = of_kind(rendered(PRODUCTION), "RayService")
     options = service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]
-    assert options["redisAddress"] == "rediss://redis.data.svc:6380/0"
     assert options["redisUsername"]["valueFrom"]["secretKeyRef"]["key"] == "username"
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("rediss://redis.data.svc:6380/0", ("redis.data.svc", "6380", True)),
+        ("redis://redis.data.svc:6380/3?health_check_interval=5", ("redis.data.svc", "6380", False)),
+        ("redis://redis.data.svc/", ("redis.data.svc", "6379", False)),
+        ("redis://redis.data.svc:6380", ("redis.data.svc", "6380", False)),
+    ],
+)
+def test_ray_takes_the_external_store_s_address(url: str, address: tuple[str, str, bool]) -> None:
+    documents = rendered(PRODUCTION, f'store.external.url="{url}"')
+    (service,) = of_kind(documents, "RayService")
+    told = service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"]
+    assert get_address(told) == address
+    pods = [template["spec"]["containers"][0] for _, template in pod_templates([service])]
+    env = {item["name"]: item for container in pods for item in container["env"]}
+    assert env["PALATE_STORE_URL"]["value"].startswith(url)  # the store's own database stays
 
 
 def test_a_single_pod_keeps_people_on_a_claim() -> None:
@@ -369,6 +388,11 @@ CONTRADICTIONS = {
 def test_the_chart_refuses(name: str) -> None:
     setting, reason = CONTRADICTIONS[name]
     assert reason in refusal(GPU, setting)
+
+
+def test_a_fit_of_another_pod_s_sqlite_is_refused() -> None:
+    said = refusal(DEVELOPMENT, "fit.enabled=true", 'artifacts.source="volume"')
+    assert "cannot read the head pod's SQLite file" in said
 
 
 def test_what_is_generated_is_current() -> None:

@@ -1,6 +1,6 @@
 """People who mean harm, in a fit on everybody: what their feedback costs honest people nobody has seen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import pytest
@@ -189,5 +189,6 @@ def test_the_batch_finds_what_one_person_at_a_time_finds() -> None:
         flip_rate=0.1,
     )
     two = replace(two, odd_share=0.1)
-    for one, many in zip(e_step(people, two, two.means), e_step(people, two, two.means, batched), strict=True):
+    found = [e_step(people, two, two.means), e_step(people, two, two.means, batched)]
+    for one, many in zip(*map(astuple, found), strict=True):
         np.testing.assert_allclose(one, many, atol=1e-4)

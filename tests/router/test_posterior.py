@@ -288,6 +288,22 @@ def test_with_drift_old_feedback_fades_by_half_lives(monkeypatch: pytest.MonkeyP
     assert np.abs(strong.latent_means - drifting.prior_means).max() > 0.5
 
 
+def test_with_drift_a_fold_of_whole_rankings_fades_from_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three choices a ranking: folding whole ones leaves fewer rows than are to be kept.
+    drifting, then = replace(line(), drift_half_life_s=10.0), 1_700_000_000.0
+    best_first = np.array([[2.0], [1.0], [0.0], [-1.0]])
+    rankings = [Ranking(event_id=f"{i}", features=best_first, time_s=then) for i in range(12)]
+    whole = update_many(drifting, prior(drifting), rankings)
+    monkeypatch.setattr(module, "MAX_GROUPS", 20)
+    monkeypatch.setattr(module, "KEPT_GROUPS", 10)
+    folded = update_many(drifting, prior(drifting), rankings)
+    assert folded.evidence.num_groups < 10
+    assert folded.folded_time_s == then
+    for belief in (whole, folded):
+        next_moment = update(drifting, belief, pair("next", np.array([1e-6]), time_s=then))
+        np.testing.assert_allclose(next_moment.latent_means, whole.latent_means, atol=0.05)
+
+
 def test_serialisation_round_trip_goes_on_identically() -> None:
     population = make_population(0, K=2, D=2)
     events = some_events(2, 12, 2)

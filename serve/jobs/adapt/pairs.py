@@ -16,6 +16,7 @@ import numpy as np
 from router.types import Array
 from serve.artifacts.artifact import Artifact, Question
 from serve.errors import ConfigurationError
+from serve.jobs.fit.influence import share_scales
 from serve.jobs.learning.corpus import Corpus
 from serve.jobs.learning.make import learning_rows
 from serve.jobs.learning.questions import degeneracy_of
@@ -126,11 +127,12 @@ def told_pairs(events: Sequence[FeedbackEvent], questions: Iterable[Question]) -
 
 
 def capped_weights(weights: Array, people: np.ndarray[tuple[int], np.dtype[np.int64]], max_share: float) -> Array:
-    """Scale pairs' weights (n,) down so that none of the `people` (n,) holds more than `max_share` of what was said."""
-    totals = np.bincount(people, weights)
-    limit = max_share * totals.sum()
-    scales = np.minimum(1.0, limit / np.maximum(totals, 1e-12))
-    return np.asarray(weights * scales[people])
+    """Scale pairs' weights (n,) down so that none of the `people` (n,) holds more than `max_share` of what was said.
+
+    Raises:
+        ConfigurationError: so few people cannot all hold so little.
+    """
+    return np.asarray(weights * share_scales(np.bincount(people, weights), max_share)[people])
 
 
 def _texts(event: FeedbackEvent, asked: dict[str, Question]) -> tuple[tuple[tuple[str, str], ...], list[str]] | None:

@@ -1,8 +1,8 @@
 """Everyone's feedback in the store, as one table over engine features. Knows nothing of how populations are fitted.
 
 Privacy: user ids stay in the store; what leaves is numbers. A person counts with at most `max_events` of their newest
-events, so that nobody outweighs the others. Withdrawn, pending and unreadable events do not count. A hash of a
-person's id says where they fall; the lowest share is never fitted to, by any fit, and judges every version.
+events, so that nobody outweighs the others. Withdrawn, replaced, pending and unreadable events do not count. A hash
+of a person's id says where they fall; the lowest share is never fitted to, by any fit, and judges every version.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from serve.engines.feature_space import FeatureSpace
 from serve.errors import ConfigurationError
 from serve.jobs.store import run as run_job
 from serve.preferences import Preferences
+from user_store.folding import effective
 from user_store.open import open_store
 from user_store.redis_client import RedisOptions
 from user_store.store import UserStore
@@ -129,6 +130,5 @@ async def everybody(store: UserStore) -> AsyncIterator[UserKey]:
 
 
 async def _events_of(store: UserStore, key: UserKey, reader: Preferences) -> list[Event]:
-    log = await store.read_log(key)
-    told = [event for event in log if not (event.is_withdrawn or event.is_pending)]
-    return [replace(one, target="") for event in told for one in reader.events(event)]
+    standing = effective(await store.read_log(key))
+    return [replace(one, target="") for event in standing for one in reader.events(event)]

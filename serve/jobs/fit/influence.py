@@ -17,11 +17,12 @@ from router.em import MapPeople, Prior, Run, e_step, run_em
 from router.feedback import FeedbackTable
 from router.population import FitConfig
 from router.types import Array, Population
+from serve.errors import ConfigurationError
 
 NUM_SUSPECTS = 4
 EM_ITERATIONS = 4
 NEGLIGIBLE = 0.05  # of the bound: a first-order pull so small need not be tried out
-CAP_ROUNDS = 20
+ROUNDING = 1e-9
 
 
 def largest_share(table: FeedbackTable) -> float:
@@ -34,17 +35,30 @@ def capped(table: FeedbackTable, max_share: float) -> FeedbackTable:
     """Return the table with the weights of those scaled down who hold more than `max_share` of all evidence.
 
     Raises:
-        ValueError: so few people cannot all hold so little.
+        ConfigurationError: so few people cannot all hold so little.
     """
     weights = np.bincount(table.people, table.weights, minlength=table.num_people)
-    if np.count_nonzero(weights) * max_share <= 1.0:
-        raise ValueError(f"{np.count_nonzero(weights)} people cannot each hold at most {max_share:.1%} of the evidence")
-    scales = np.ones(len(weights))
-    for _ in range(CAP_ROUNDS):  # taking from some raises the others' shares; each round the excess shrinks
-        total = float(scales @ weights)
-        with np.errstate(divide="ignore"):
-            scales = np.minimum(scales, max_share * total / weights)
-    return replace(table, weights=table.weights * scales[table.people])
+    return replace(table, weights=table.weights * share_scales(weights, max_share)[table.people])
+
+
+def share_scales(weights: Array, max_share: float) -> Array:
+    """Return factors (U,) by which people's `weights` (U,) fall to `max_share` of all that is left; 1 for most.
+
+    Taking from some raises the others' shares. With the m heaviest at the bound b, b = share·(the others + m·b).
+
+    Raises:
+        ConfigurationError: so few people cannot all hold so little.
+    """
+    heaviest = np.sort(weights[weights > 0.0])[::-1]
+    if len(heaviest) * max_share < 1.0 - ROUNDING:
+        raise ConfigurationError(
+            f"{len(heaviest)} people cannot each hold at most {max_share:.1%} of the evidence: that takes "
+            f"{int(np.ceil(1.0 / max_share - ROUNDING))} people, or a larger share (--max-share) for each."
+        )
+    others = np.cumsum(heaviest[::-1])[::-1]  # (m,) all but the m heaviest
+    bounds = max_share * others / np.maximum(1.0 - max_share * np.arange(len(heaviest)), ROUNDING)
+    bound = bounds[np.argmax(heaviest <= (1.0 + ROUNDING) * bounds)]
+    return np.asarray(np.minimum(1.0, bound / np.maximum(weights, bound)))
 
 
 def largest_move(

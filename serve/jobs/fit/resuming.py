@@ -16,7 +16,7 @@ from router.em import Found
 
 
 class Steps:
-    """Recalls or keeps step after step, in order: `router.population.Keep`."""
+    """Recalls or keeps step after step, in order: `router.em.Keep`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

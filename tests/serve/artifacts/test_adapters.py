@@ -17,7 +17,7 @@ from serve.artifacts.storage import MANIFEST, load, save, verify, version_of
 from serve.config import Config, EngineConfig, ModelConfig, PersonalizationConfig
 from serve.errors import ConfigurationError
 from serve.home import Home
-from tests.serve.artifacts.test_storage import manifest_of
+from tests.serve.artifacts.test_storage import manifest_of, rewrite
 from tests.serve.artifacts_for_tests import make_artifact
 
 
@@ -72,6 +72,9 @@ def test_a_changed_adapter_is_refused(artifact: Artifact, tmp_path: Path, name: 
 def test_what_else_lies_beside_the_weights_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     folder = saved(artifact, tmp_path / "home")
     (folder / "adapter-1" / "adapter_model.bin").write_bytes(b"pickled")
+    with pytest.raises(ConfigurationError, match=r"adapter-1/adapter_model\.bin, which its manifest does not list"):
+        load(folder)
+    rewrite(folder, "adapter-1/adapter_model.bin", b"pickled")
     with pytest.raises(ConfigurationError, match=r"too many: adapter_model\.bin"):
         load(folder)
     with pytest.raises(ConfigurationError, match="missing or too many"):
@@ -83,8 +86,7 @@ def test_a_name_that_leads_elsewhere_is_refused(artifact: Artifact, tmp_path: Pa
     folder = saved(artifact, tmp_path / "home")
     for names in (["../made", None], [None, "/elsewhere"], ["adapter-1", None]):
         described = json.loads((folder / "population.json").read_text()) | {"adapters": names}
-        (folder / "population.json").write_text(json.dumps(described))
-        _forget(folder, "population.json")
+        rewrite(folder, "population.json", json.dumps(described).encode())
         with pytest.raises(ConfigurationError, match="as the adapter of prototype"):
             load(folder)
 
@@ -101,15 +103,11 @@ def test_a_manifest_speaks_of_files_inside_alone(artifact: Artifact, tmp_path: P
 
 def test_weights_that_the_manifest_does_not_list_are_not_used(artifact: Artifact, tmp_path: Path) -> None:
     folder = saved(artifact, tmp_path / "home")
-    _forget(folder, f"adapter-1/{WEIGHTS}")
+    described = json.loads((folder / MANIFEST).read_text())
+    del described["files"][f"adapter-1/{WEIGHTS}"]
+    (folder / MANIFEST).write_text(json.dumps(described))
     with pytest.raises(ConfigurationError, match="does not list"):
         load(folder)
-
-
-def _forget(folder: Path, name: str) -> None:
-    described = json.loads((folder / MANIFEST).read_text())
-    described["files"].pop(name, None)
-    (folder / MANIFEST).write_text(json.dumps(described))
 
 
 def test_engines_that_take_no_adapters_get_none(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:

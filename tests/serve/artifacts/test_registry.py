@@ -13,7 +13,7 @@ from serve.artifacts.storage import save
 from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.models import DEFAULT_MODEL
-from tests.serve.artifacts.test_storage import manifest_of
+from tests.serve.artifacts.test_storage import manifest_of, rewrite
 from tests.serve.artifacts_for_tests import make_artifact, make_space
 
 MODEL = make_space().model
@@ -70,6 +70,28 @@ def test_a_damaged_version_is_refused_and_the_old_one_stays(registry: Registry) 
     (registry.home.artifacts / "two" / "population.json").write_text("{}")
     with pytest.raises(ConfigurationError, match=r"population\.json"):
         registry.publish("two", is_forced=True)
+    assert serving(registry) == "one"
+
+
+def test_what_servers_could_not_load_is_not_published(registry: Registry) -> None:
+    (registry.home.artifacts / "two").rename(registry.home.artifacts / "mine")
+    with pytest.raises(ConfigurationError, match="mine holds version two: rename"):
+        registry.publish("two", is_forced=True)
+    registry.publish("one", is_forced=True)
+    with pytest.raises(ConfigurationError, match="mine holds version two: rename"):
+        registry.start_experiment("trial", "two", 0.1, 0.0)
+    (registry.home.artifacts / "mine").rename(registry.home.artifacts / "two")
+    rewrite(registry.home.artifacts / "two", "population.json", b"{}")  # whole by its manifest, and yet unreadable
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        registry.publish("two", is_forced=True)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        registry.start_experiment("trial", "two", 0.1, 0.0)
+    assert serving(registry) == "one"
+
+
+def test_the_version_in_service_can_be_published_again(registry: Registry) -> None:
+    registry.publish("one", is_forced=True)
+    registry.publish("in-service")
     assert serving(registry) == "one"
 
 

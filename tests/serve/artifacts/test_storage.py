@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,14 @@ def manifest_of(artifact: Artifact, **changes: object) -> Manifest:
 
 def saved(artifact: Artifact, parent: Path) -> Path:
     return save(artifact, manifest_of(artifact), parent)
+
+
+def rewrite(folder: Path, name: str, data: bytes) -> None:
+    """Give a file other contents, in the manifest too."""
+    (folder / name).write_bytes(data)
+    described = json.loads((folder / MANIFEST).read_text())
+    described["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(described))
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -90,6 +101,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["population.safetensors", "questions.json", "feature_space.json"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path: Path, name: str) -> None:
+    folder = saved(make_artifact(), tmp_path)
+    described = json.loads((folder / MANIFEST).read_text())
+    described["files"].pop(name)
+    (folder / MANIFEST).write_text(json.dumps(described))
+    with pytest.raises(ConfigurationError, match=f"{name}, which its manifest does not list"):
+        verify(folder)
+
+
 def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
     folder = saved(make_artifact(), tmp_path)
     described = json.loads((folder / MANIFEST).read_text())
@@ -121,8 +142,31 @@ def test_a_killed_save_leaves_no_version(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def test_versions_follow_contents() -> None:
+OTHERWISE: dict[str, Callable[[Any], Any]] = {
+    "basis": lambda population: 2.0 * population.basis,
+    "center": lambda population: population.center + 1.0,
+    "scale": lambda population: 2.0 * population.scale,
+    "mixture_weights": lambda population: population.mixture_weights[::-1],
+    "means": lambda population: population.means + 1.0,
+    "covariances": lambda population: 2.0 * population.covariances,
+    "base_weights": lambda population: population.base_weights + 1.0,
+    "gating_weights": lambda population: np.ones((population.num_prototypes, 3)),
+    "flip_rate": lambda population: population.flip_rate + 0.01,
+    "threshold_means": lambda population: population.threshold_means + 1.0,
+    "threshold_variances": lambda population: 2.0 * population.threshold_variances,
+    "threshold_covariances": lambda population: population.threshold_covariances + 0.01,
+    "rating_cuts": lambda population: 2.0 * population.rating_cuts,
+    "tempering": lambda population: 0.5,
+    "attribute_names": lambda population: tuple(f"{name}!" for name in population.attribute_names),
+    "drift_half_life_s": lambda population: 3600.0,
+}
+
+
+def test_versions_follow_all_contents() -> None:
     population = make_artifact().population
-    changed = replace(population, flip_rate=population.flip_rate + 0.01)
     assert version_of(population, "x") == version_of(replace(population, version="other"), "x")
-    assert version_of(population, "x") != version_of(changed, "x")
+    names = {
+        name: version_of(replace(population, **{name: change(population)}), "x") for name, change in OTHERWISE.items()
+    }
+    assert len({version_of(population, "x"), *names.values()}) == 1 + len(names), names
+    assert OTHERWISE.keys() | {"version"} == {field.name for field in fields(population) if field.init}

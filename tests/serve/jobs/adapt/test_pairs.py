@@ -163,7 +163,9 @@ def test_of_many_pairs_the_newest_count() -> None:
 
 
 def test_nobody_outweighs_the_others() -> None:
-    who = np.array([0] * 90 + [1] * 5 + [2] * 5)
-    weights = capped_weights(np.ones(100), who, max_share=0.2)
-    totals = np.bincount(who, weights)
-    assert totals.tolist() == pytest.approx([20.0, 5.0, 5.0])
+    who = np.repeat(np.arange(20), [50, *[1] * 19])
+    for weights in (np.ones(69), np.full(69, 0.7)):
+        totals = np.bincount(who, capped_weights(weights, who, max_share=0.05))
+        assert totals.max() / totals.sum() == pytest.approx(0.05)
+    weights = capped_weights(np.ones(100), np.array([0] * 90 + [1] * 5 + [2] * 5), max_share=0.4)
+    assert np.bincount([0] * 90 + [1] * 5 + [2] * 5, weights).tolist() == pytest.approx([20.0 / 3.0, 5.0, 5.0])

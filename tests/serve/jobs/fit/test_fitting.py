@@ -74,3 +74,8 @@ def test_what_one_person_may_move_draws_it_to_the_parents(fitted: Refit) -> None
 def test_too_few_people_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="16 people to learn from and 4 held out"):
         refit(PARENT, table_of(20), places(20), CONFIG)
+
+
+def test_people_too_few_for_their_share_are_told_so() -> None:
+    with pytest.raises(ConfigurationError, match=r"16 people cannot each hold at most 5\.0%"):
+        refit(PARENT, table_of(20), places(20), replace(CONFIG, min_people=16))

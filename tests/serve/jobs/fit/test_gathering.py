@@ -38,6 +38,15 @@ async def test_everybodys_newest_events_in_engine_features(tmp_path: Path) -> No
     assert np.abs(chosen - np.asarray(told.evidence["chosen"], np.float64)).max(axis=1).min() < 1e-6
 
 
+async def test_what_was_replaced_does_not_count(tmp_path: Path) -> None:
+    store = open_sqlite(tmp_path / "palate.db")
+    for told in judgements(1, 6):  # three pairs, each judged twice
+        await store.append_event(replace(told, subject=f"pair-{int(told.created_at) % 3}"))
+    gathered = await gather(store, SPACE, 10, lambda _: None)
+    await store.close()
+    assert (gathered.num_events, gathered.first_at, gathered.last_at) == (3, NOW + 3, NOW + 5)
+
+
 async def test_what_was_gathered_can_be_kept(tmp_path: Path) -> None:
     store = open_sqlite(tmp_path / "palate.db")
     await fill(store, 3, 4)

@@ -9,8 +9,9 @@ from router.basis import BasisConfig
 from router.feedback import FeedbackTable
 from router.population import FitConfig, fit_population, plain_layout
 from router.tabulation import tabulate
+from serve.errors import ConfigurationError
 from serve.jobs.fit.gathering import raw_reader
-from serve.jobs.fit.influence import capped, largest_move, largest_share
+from serve.jobs.fit.influence import capped, largest_move, largest_share, share_scales
 from tests.serve.jobs.fit.cases import PARENT, judgements
 
 CONFIG = FitConfig(BasisConfig(rank=1), (1,), em_iterations=6)
@@ -26,12 +27,20 @@ def test_nobody_holds_more_than_their_share() -> None:
     table = table_of([10, 60, 10, 10, 30])
     assert largest_share(table) == pytest.approx(0.5)
     limited = capped(table, 0.25)
-    assert largest_share(limited) == pytest.approx(0.25, abs=1e-3)
+    assert largest_share(limited) == pytest.approx(0.25)
     weights = np.bincount(limited.people, limited.weights)
     np.testing.assert_array_equal(weights[[0, 2, 3]], 10.0)
     np.testing.assert_array_equal(capped(table, 0.6).weights, table.weights)
-    with pytest.raises(ValueError, match="5 people cannot"):
-        capped(table, 0.2)
+    np.testing.assert_allclose(np.bincount(table.people, capped(table, 0.2).weights), 10.0)  # just enough people
+    with pytest.raises(ConfigurationError, match=r"5 people cannot .* that takes 6 people, or .*--max-share"):
+        capped(table, 0.19)
+
+
+def test_the_bound_holds_however_much_one_person_said() -> None:
+    for weights, share in (([50.0, *[1.0] * 19], 0.05), ([1e6, 1e3, 0.0, *[1.0] * 40], 0.03), ([3.0, 2.0, 1.0], 0.4)):
+        left = np.array(weights) * share_scales(np.array(weights), share)
+        assert left.max() / left.sum() <= share + 1e-9
+        assert left[np.array(weights) == 1.0].max() == pytest.approx(1.0)  # the others keep what they said
 
 
 def test_the_move_holds_for_the_removal_of_anybody() -> None:
