@@ -61,7 +61,6 @@ class VllmCandidateRun:
         self._tasks: list[asyncio.Task[None]] = []
         self._readings: list[dict[int, Reading]] = [{} for _ in arms]  # by count, as they came with the steps
         self._settled: set[int] = set()  # arms whose last reading is the last one there will be
-        self._handed_over: set[int] = set()  # arms whose states left with their last token: the worker has none
 
     async def outputs(self) -> AsyncIterator[Output]:
         """Yield steps of all arms together; see the protocol."""
@@ -105,11 +104,9 @@ class VllmCandidateRun:
         await asyncio.gather(*(self._tasks[arm] for arm in arms), return_exceptions=True)
 
     async def close(self) -> None:
-        """Abort what still runs; what states are left are forgotten."""
+        """Abort what still runs; the states are forgotten without waiting for a step of the engine."""
         await self.abort(range(len(self._tasks)))
-        left = [arm.id for index, arm in enumerate(self._arms) if index not in self._handed_over]
-        if left:
-            self._forget(left)
+        self._forget([arm.id for arm in self._arms])
 
     async def _run(self, index: int) -> None:
         arm = self._arms[index]
@@ -122,7 +119,6 @@ class VllmCandidateRun:
                         self._readings[index][reading.count] = reading
                         if step.finished:  # not so behind a stop string, which vLLM finds too late for the worker
                             self._settled.add(index)
-                            self._handed_over.add(index)
                     self._queue.put_nowait(
                         Output(len(step.prompt_token_ids or ()), step.num_cached_tokens or 0, deltas)
                     )

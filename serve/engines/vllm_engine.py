@@ -155,13 +155,16 @@ class VllmEngine:
                     raise ContextLengthExceeded.of(
                         len(prompt_ids) + len(answer), self.model.max_model_len, "candidates"
                     )
-            readings = await asyncio.gather(
-                *(
-                    self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
-                    for id_, answer in zip(ids, answers, strict=True)
-                    if answer
+            try:
+                readings = await asyncio.gather(
+                    *(
+                        self._read_through({"prompt_token_ids": [*prompt_ids, *answer]}, params, id_)
+                        for id_, answer in zip(ids, answers, strict=True)
+                        if answer
+                    )
                 )
-            )
+            finally:
+                self._forget_states(ids)
             arrived = iter(readings)
             return joined_readings([next(arrived) if answer else None for answer in answers], space)
 
@@ -295,13 +298,9 @@ class VllmEngine:
     async def _read_through(self, prompt: Any, params: Any, request_id: str) -> Reading:
         """Return the states of one prompt; they come with its one token, or else are asked for."""
         reading = None
-        try:
-            async for step in self._llm.generate(prompt, params.clone(), request_id):
-                reading = reading_of(step) or reading
-            return reading or (await ask_readings(self._llm, [request_id]))[0]
-        finally:
-            if reading is None:
-                self._forget_states([request_id])
+        async for step in self._llm.generate(prompt, params.clone(), request_id):
+            reading = reading_of(step) or reading
+        return reading or (await ask_readings(self._llm, [request_id]))[0]
 
     def _forget_states(self, ids: list[str]) -> None:
         """Free states without waiting for the running step."""

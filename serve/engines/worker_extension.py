@@ -200,29 +200,30 @@ class Steerer:
         """
         output = sample_tokens(*args, **kwargs)
         if isinstance(output, ModelRunnerOutput) and self.states.num_live:
-            due = {}
-            for request_id, tokens in zip(output.req_ids, output.sampled_token_ids, strict=False):
-                if tokens and (sequence_id := self.known.get(request_id)):
-                    is_last = self._is_last(request_id, tokens[-1])
-                    if is_last or self.states.is_at_mark(sequence_id):
-                        due[request_id] = sequence_id, is_last
+            due = [
+                (request_id, sequence_id)
+                for request_id, tokens in zip(output.req_ids, output.sampled_token_ids, strict=False)
+                if tokens and (sequence_id := self.known.get(request_id)) and self._is_due(request_id, tokens[-1])
+            ]
             if due:
-                states = self.read_states([sequence_id for sequence_id, _ in due.values()])
+                states = self.read_states([sequence_id for _, sequence_id in due])
                 readings = {
                     request_id: Reading(states.version, states.counts[sequence_id], states.values[sequence_id])
-                    for request_id, (sequence_id, _) in due.items()
+                    for request_id, sequence_id in due
                     if sequence_id in states.counts
                 }
                 setattr(output, SENT, {key: reading.to_message() for key, reading in readings.items()})
-                self.states.forget(sequence_id for sequence_id, is_last in due.values() if is_last)
         return output
 
-    def _is_last(self, request_id: str, token_id: int) -> bool:
-        """Whether a sequence ends with this token, by what is known here: stop strings are found elsewhere."""
+    def _is_due(self, request_id: str, token_id: int) -> bool:
+        """Whether a sequence ends with this token, as far as is known here, or has reached one of its marks."""
         request = self.runner.requests[request_id]
         params = request.sampling_params
-        is_stop = token_id == params.eos_token_id or token_id in (params.stop_token_ids or ())
-        return is_stop or len(request.output_token_ids) >= (params.max_tokens or 0)
+        return (
+            len(request.output_token_ids) >= (params.max_tokens or 0)
+            or token_id in params.all_stop_token_ids
+            or self.states.is_at_mark(self.known[request_id])
+        )
 
     def end(self, request_id: str) -> None:
         """Let go of a request that finished or was aborted."""
