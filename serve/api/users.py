@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -160,8 +161,9 @@ async def export(user_id: PersonId, request: Request) -> Response:
     """Export everything: profile, events with their evidence, completions, posterior."""
     people, key = context_of(request).open_people, person_key(request, user_id)
     await known_state(people, key)
-    lines = export_lines(await export_user(people.store, key, now=people.clock()))
-    return Response("".join(f"{line}\n" for line in lines), media_type=NDJSON)
+    found = await export_user(people.store, key, now=people.clock())
+    text = await asyncio.to_thread(lambda: "".join(f"{line}\n" for line in export_lines(found)))
+    return Response(text, media_type=NDJSON)
 
 
 @router.post(
@@ -175,8 +177,8 @@ async def import_(user_id: PersonId, request: Request) -> Response:
     """Add the events, completions and decisions of an export; the posterior is computed anew. May be repeated."""
     people, key = context_of(request).open_people, person_key(request, user_id)
     try:
-        lines = (await request.body()).decode().splitlines()
-        given = parse_lines(key, lines)
+        body = await request.body()
+        given = await asyncio.to_thread(lambda: parse_lines(key, body.decode().splitlines()))
         # The posterior follows from the events; somebody else's arithmetic is not taken over.
         whole = UserExport(given.profile, given.events, given.completions)
         receipt = await import_user(people.store, key, whole, now=people.clock())

@@ -67,6 +67,7 @@ class VllmEngine:
         self._renderer: Any = None
         self._model: ModelInfo | None = None
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._tokenizing = asyncio.Lock()
 
     @property
     def model(self) -> ModelInfo:
@@ -144,17 +145,11 @@ class VllmEngine:
             prompt = GenerationRequest(request.request_id, Sampling(max_tokens=1), chat=request.chat, text=request.text)
             prepared = await self._prepare(prompt)
             prompt_ids: list[int] = list(prepared.engine_input["prompt_token_ids"])
-            tokenizer = self._llm.renderer.tokenizer
+            answers = await self._tokenized(request.answers, len(prompt_ids), self.model.max_model_len)
             ids = [f"{request.request_id}.{index}" for index in range(len(request.answers))]
             params = prepared.params.clone()
             params.skip_reading_prefix_cache = True  # states of cached tokens are not computed, so not seen
             params.extra_args = SteeringRequest(pool=True, pool_from=len(prompt_ids)).to_extra_args()
-            answers = [tokenizer.encode(answer, add_special_tokens=False) for answer in request.answers]
-            for answer in answers:
-                if len(prompt_ids) + len(answer) >= self.model.max_model_len:
-                    raise ContextLengthExceeded.of(
-                        len(prompt_ids) + len(answer), self.model.max_model_len, "candidates"
-                    )
             try:
                 readings = await asyncio.gather(
                     *(
@@ -294,6 +289,21 @@ class VllmEngine:
         if self._space is None:
             raise InvalidRequest("This server's engine has no feature space for its model: answers are not measured.")
         return self._space
+
+    async def _tokenized(self, answers: list[str], num_prompt_tokens: int, max_model_len: int) -> list[list[int]]:
+        """Tokenize answers off the event loop, up to the first that is too long; one text at a time in all.
+
+        vLLM's tokenizer may be called from several threads, but keeps a copy of itself for each.
+        """
+        encode = self._llm.renderer.tokenizer.encode
+        tokenized: list[list[int]] = []
+        for answer in answers:
+            async with self._tokenizing:
+                ids = await asyncio.to_thread(encode, answer, add_special_tokens=False)
+            if num_prompt_tokens + len(ids) >= max_model_len:
+                raise ContextLengthExceeded.of(num_prompt_tokens + len(ids), max_model_len, "candidates")
+            tokenized.append(ids)
+        return tokenized
 
     async def _read_through(self, prompt: Any, params: Any, request_id: str) -> Reading:
         """Return the states of one prompt; they come with its one token, or else are asked for."""

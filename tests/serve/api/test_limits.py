@@ -119,8 +119,8 @@ async def test_every_kind_of_answer_counts_for_its_person(engine: ScriptedEngine
             assert statuses == [200, 429, 200]
 
 
-PAIR = {"kind": "comparison", "value": 0, "prompt": "hi", "candidates": ["a b c", "there what clear"]}
-WORDS = {"kind": "comment", "value": "fine"}
+PAIR: dict[str, Any] = {"kind": "comparison", "value": 0, "prompt": "hi", "candidates": ["a b c", "there what clear"]}
+WORDS: dict[str, Any] = {"kind": "comment", "value": "fine"}
 
 
 async def test_feedback_counts_for_its_person(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_texts_in_feedback_take_tokens_and_words_do_not(tmp_path: Path, wh
 
 
 async def test_a_refused_turn_is_not_overheard(tmp_path: Path) -> None:
-    sections = {"limits": {"user": {"requests_per_minute": 1}}, "feedback": {"implicit": True}}
+    sections: dict[str, Any] = {"limits": {"user": {"requests_per_minute": 1}}, "feedback": {"implicit": True}}
     async with running(tmp_path, **sections) as palate:
         said = (await palate.ask("ann"))["choices"][0]["message"]["content"]
         turns = [("user", "hi"), ("assistant", said), ("user", "Thank you, that is perfect!")]

@@ -46,7 +46,7 @@ ANN = {"X-Person": "ann"}
 
 
 async def status_of(palate: Palate, method: str, path: str, headers: dict[str, str] = ANN, /, **body: Any) -> int:
-    response = await palate.client.request(method, path, headers=headers, **({"json": body} if body else {}))
+    response = await palate.client.request(method, path, headers=headers, json=body or None)
     if response.status_code >= 400:
         assert response.json()["error"].keys() == {"message", "type", "param", "code"}
     return response.status_code

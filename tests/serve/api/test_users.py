@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from serve.api import users
 from serve.keys import KeyFile, Scope
 from tests.serve.api.people import Palate, running
 
@@ -103,6 +105,27 @@ async def test_an_export_carries_everything_to_another_server(palate: Palate, tm
             assert one["mean"] == pytest.approx(same["mean"], abs=1e-6)
         said = await other.say(kind="rating", completion_id=answer["id"], value=1)
         assert said["posterior_version"] > 0
+
+
+async def test_exports_and_imports_are_written_and_read_off_the_event_loop(
+    palate: Palate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await palate.say(kind="comment", user="ann", value="mine")
+    threads: list[int] = []
+
+    def noting(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            threads.append(threading.get_ident())
+            return work(*args)
+
+        return noted
+
+    for name in ("export_lines", "parse_lines"):
+        monkeypatch.setattr(f"serve.api.users.{name}", noting(getattr(users, name)))
+    exported = await palate.client.get("/v1/users/ann/export")
+    assert (await palate.client.post("/v1/users/ann/import", content=exported.text)).status_code == 200
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
 
 
 async def test_nothing_of_another_person_can_be_imported_over(palate: Palate) -> None:

@@ -1,0 +1,41 @@
+"""What the vLLM engine does around vLLM's calls, with something in vLLM's place."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from serve.config import EngineConfig, ModelConfig
+from serve.engines.vllm_engine import VllmEngine
+from serve.errors import ContextLengthExceeded
+
+
+class _Tokenizer:
+    """A token a word, one text at a time; notes which thread read what."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, int]] = []
+        self._reading = threading.Semaphore(1)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        assert self._reading.acquire(blocking=False), "two at a time"
+        self.read.append((text, threading.get_ident()))
+        threading.Event().wait(0.001)
+        self._reading.release()
+        return [len(word) for word in text.split()]
+
+
+async def test_given_answers_are_tokenized_off_the_event_loop_up_to_the_first_too_long() -> None:
+    engine, tokenizer = VllmEngine(ModelConfig(), EngineConfig(), "nowhere"), _Tokenizer()
+    engine._llm = SimpleNamespace(renderer=SimpleNamespace(tokenizer=tokenizer))
+    several = await asyncio.gather(*(engine._tokenized(["a bb", "", "ccc"], 6, 10) for _ in range(4)))
+    assert several == [[[1, 2], [], [3]]] * 4
+    assert threading.get_ident() not in {thread for _, thread in tokenizer.read}
+    tokenizer.read.clear()
+    with pytest.raises(ContextLengthExceeded, match="10 tokens"):
+        await engine._tokenized(["a", "a a a a", "never read"], 6, 10)
+    assert [text for text, _ in tokenizer.read] == ["a", "a a a a"]
