@@ -15,12 +15,14 @@ from typing import Any
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.storage import Manifest, save, version_of
 
+HELD_OUT = "held_out_share"  # of people, by their places, whom neither a version nor its ancestors were fitted to
+
 
 @dataclass(frozen=True)
 class Origin:
     """Where a version comes from, for its manifest."""
 
-    parents: tuple[str, ...] = ()  # versions it was fitted from
+    parents: tuple[Manifest, ...] = ()  # of the versions it was fitted from
     data: dict[str, Any] = field(default_factory=dict)  # people, events, window
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -38,11 +40,17 @@ def save_new(artifact: Artifact, name: str, origin: Origin, parent: Path) -> Pat
         feature_space=artifact.feature_space.id,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         command=command_line(),
-        parents=origin.parents,
-        data=origin.data,
+        parents=tuple(one.version for one in origin.parents),
+        data=_inherited(origin),
         metrics=origin.metrics,
     )
     return save(replace(artifact, population=replace(artifact.population, version=version)), manifest, parent)
+
+
+def _inherited(origin: Origin) -> dict[str, Any]:
+    """Return the data, held out at most as many people as from any parent: who taught a parent taught this, too."""
+    told = [one[HELD_OUT] for one in (origin.data, *(parent.data for parent in origin.parents)) if HELD_OUT in one]
+    return origin.data | ({HELD_OUT: min(told)} if told else {})
 
 
 def command_line() -> str:

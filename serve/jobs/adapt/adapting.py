@@ -250,7 +250,7 @@ def write_version(judged: Sequence[Judged], bench: Bench, parent: Entry, name: s
         "base_model": before.model,
         "base_model_sha256": weights_digest(bench.path),
     }
-    origin = Origin((before.version,), data, before.metrics | {"adapters": rows})
+    origin = Origin((before,), data, before.metrics | {"adapters": rows})
     folder = save_new(replace(artifact, adapters=folders), name, origin, artifacts)
     Ruling(
         candidate=folder.name,

@@ -132,7 +132,8 @@ def capped_weights(weights: Array, people: np.ndarray[tuple[int], np.dtype[np.in
     Raises:
         ConfigurationError: so few people cannot all hold so little.
     """
-    return np.asarray(weights * share_scales(np.bincount(people, weights), max_share)[people])
+    totals: Array = np.bincount(people, weights).astype(np.float64)
+    return np.asarray(weights * share_scales(totals, max_share)[people])
 
 
 def _texts(event: FeedbackEvent, asked: dict[str, Question]) -> tuple[tuple[tuple[str, str], ...], list[str]] | None:

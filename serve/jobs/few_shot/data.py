@@ -79,7 +79,7 @@ def _items(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         raise DataError(f"{path} is missing")
     items: dict[str, int] = {}
     texts: list[str] = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
             record = json.loads(text)
             items[str(record["item"])] = len(texts)

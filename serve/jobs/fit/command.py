@@ -1,8 +1,9 @@
 """The command `palate fit`: options, what is kept of a killed run, progress, the artifact written.
 
 A run keeps the feedback it gathered and what each of its steps found in a folder of its own, named after its options
-and readable by the owner alone. The same command goes on from there; a finished run removes it, and what is older than
-a day is removed by the next run, since people may have taken back what they said. Knows nothing of the mathematics.
+and readable by the owner alone. The same command goes on from there after a kill. A run that finishes or is refused
+removes it, and the next run what is older than a day, since people may have taken back what they said. Knows nothing of
+the mathematics.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import shutil
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from tqdm import tqdm
 
 from router.em import MapPeople, Run
 from serve.artifacts.artifact import Artifact
-from serve.artifacts.making import Origin, save_new
+from serve.artifacts.making import HELD_OUT, Origin, save_new
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load
+from serve.errors import PalateError
 from serve.home import Home
 from serve.jobs.fit.fitting import Refit, RefitConfig, refit
 from serve.jobs.fit.gathering import Gathered, read_everybody
@@ -76,40 +79,41 @@ def fit(
 ) -> None:
     """Fit a new artifact from the feedback collected so far; `palate artifacts publish` puts it into service."""
     home = Home.from_env().create()
-    parent = load(Registry(home).entry(parent_version).folder)
+    entry = Registry(home).entry(parent_version)
+    parent = load(entry.folder)
     config = RefitConfig(rank=rank, min_people=min_people, max_share=max_share, max_move=max_move, seed=seed)
     work = _work_folder(home, parent.version, url, max_events, config)
-    gathered = _gathered(url, RedisOptions(username=username, password=password), parent, max_events, work)
-    table = gathered.table
-    click.echo(f"{table.num_people} people, {gathered.num_events} judgements", err=True)
-    steps = Steps(work)
-    with (
-        ray_workers(ray_address, workers) if ray_address or workers else nullcontext(map) as map_people,
-        tqdm(unit=" people", desc="E-steps", file=sys.stderr) as bar,
-    ):
-        found = refit(parent, table, gathered.places, config, Run(counted(_as_map(map_people), bar.update), steps))
-    if steps.num_recalled:
-        click.echo(f"{steps.num_recalled} steps were taken over from a run that was broken off", err=True)
-    origin = Origin(
-        parents=(parent.version,),
-        data={
-            "people": found.num_people,
-            "people_left_out": found.num_left_out,
-            "held_out_share": config.held_out_share,
-            "events": gathered.num_events,
-            "first_at": gathered.first_at,
-            "last_at": gathered.last_at,
-            "max_events_a_person": max_events,
-            "largest_share_of_a_person": found.largest_share,
-            "largest_move_by_a_person": found.move,
-            "parent_share_of_prior": found.parent_share,
-        },
-        metrics={"held_out": found.candidate.to_json(), "parent_held_out": found.parent.to_json()},
-    )
-    folder = save_new(found.artifact, name, origin, home.artifacts)
-    shutil.rmtree(work)
-    click.echo(render(folder.name, found))
-    click.echo(folder)
+    with _removed(work):
+        gathered = _gathered(url, RedisOptions(username=username, password=password), parent, max_events, work)
+        table = gathered.table
+        click.echo(f"{table.num_people} people, {gathered.num_events} judgements", err=True)
+        steps = Steps(work)
+        with (
+            ray_workers(ray_address, workers) if ray_address or workers else nullcontext(map) as map_people,
+            tqdm(unit=" people", desc="E-steps", file=sys.stderr) as bar,
+        ):
+            found = refit(parent, table, gathered.places, config, Run(counted(_as_map(map_people), bar.update), steps))
+        if steps.num_recalled:
+            click.echo(f"{steps.num_recalled} steps were taken over from a run that was broken off", err=True)
+        origin = Origin(
+            parents=(entry.manifest,),
+            data={
+                "people": found.num_people,
+                "people_left_out": found.num_left_out,
+                HELD_OUT: config.held_out_share,
+                "events": gathered.num_events,
+                "first_at": gathered.first_at,
+                "last_at": gathered.last_at,
+                "max_events_a_person": max_events,
+                "largest_share_of_a_person": found.largest_share,
+                "largest_move_by_a_person": found.move,
+                "parent_share_of_prior": found.parent_share,
+            },
+            metrics={"held_out": found.candidate.to_json(), "parent_held_out": found.parent.to_json()},
+        )
+        folder = save_new(found.artifact, name, origin, home.artifacts)
+        click.echo(render(folder.name, found))
+        click.echo(folder)
 
 
 def render(version: str, found: Refit) -> str:
@@ -133,6 +137,17 @@ def _work_folder(home: Home, parent: str, url: str, max_events: int, config: Ref
     folder = home.path / "fit" / hashlib.sha256(said.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+@contextmanager
+def _removed(work: Path) -> Iterator[None]:
+    """Remove the folder of a run that finishes or is refused; a killed one can go on from it."""
+    try:
+        yield
+    except PalateError:  # the next run is another one, and reads what people say by then
+        shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
 
 
 def _gathered(url: str, options: RedisOptions, parent: Artifact, max_events: int, work: Path) -> Gathered:

@@ -37,7 +37,7 @@ def capped(table: FeedbackTable, max_share: float) -> FeedbackTable:
     Raises:
         ConfigurationError: so few people cannot all hold so little.
     """
-    weights = np.bincount(table.people, table.weights, minlength=table.num_people)
+    weights: Array = np.bincount(table.people, table.weights, minlength=table.num_people).astype(np.float64)
     return replace(table, weights=table.weights * share_scales(weights, max_share)[table.people])
 
 

@@ -22,6 +22,7 @@ LETTERS = ("a", "b", "c", "d")
 END = "<|end_of_text|>"
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 MAX_STARS = 5
+TEXTS = ("rejected", "others")  # columns of one text, or of several as a JSON list
 Row = Mapping[str, Any]
 Reader = Callable[[Row], Iterator[Judgement]]
 
@@ -53,7 +54,8 @@ def rows_of(path: Path) -> Iterator[tuple[int, Row]]:
     if path.suffix == ".csv":
         csv.field_size_limit(10_000_000)
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from enumerate(csv.DictReader(file), start=1)
+            for number, cells in enumerate(csv.DictReader(file), start=1):
+                yield number, cells | {name: _cell(cells[name]) for name in TEXTS if cells.get(name)}
         return
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -153,7 +155,7 @@ def generic(row: Row) -> Iterator[Judgement]:
         candidates = [_text(row["chosen"]), *_texts(row["rejected"])]
         kind, value = "comparison", 0
     elif row.get("candidates"):
-        candidates = _texts(row["candidates"])
+        candidates = [_text(one) for one in _list(row["candidates"])]
         kind, value = _order(row)
     else:
         candidates = [_text(row["response"]), *_texts(row.get("others") or [])]
@@ -188,9 +190,16 @@ def _prompt(value: Any) -> str | tuple[Message, ...]:
 
 
 def _texts(value: Any) -> list[str]:
-    if isinstance(value, str) and not value.lstrip().startswith("["):
-        return [_text(value)]
-    return [_text(one) for one in _list(value)]
+    return [_text(value)] if isinstance(value, str) else [_text(one) for one in _list(value)]
+
+
+def _cell(text: str) -> str | list[str]:
+    """Read a cell of one text or several: a text that only looks like a list stays one."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else text
 
 
 def _list(value: Any) -> list[Any]:

@@ -109,7 +109,7 @@ def load_corpus(folder: Path) -> Corpus:
         raise ConfigurationError(f"{folder} holds no corpus; make one with `palate features generate`.")
     samples: list[Sample] = []
     for name in names:
-        lines = (folder / f"{name}.jsonl").read_text().splitlines()
-        samples += [Sample(**json.loads(line)) for line in lines]
+        lines = (folder / f"{name}.jsonl").read_text().split("\n")  # texts may hold other line separators
+        samples += [Sample(**json.loads(line)) for line in lines if line]
     states = np.concatenate([load_file(folder / f"{name}.safetensors")["states"] for name in names])
     return Corpus(json.loads((folder / RECIPE).read_text()), tuple(samples), states)

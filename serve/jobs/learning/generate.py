@@ -19,7 +19,7 @@ from tqdm import tqdm
 from serve.home import Home
 from serve.jobs.learning.corpus import Sample, add_part, begin, has_part
 from serve.jobs.learning.generator import Answer, Generator, Order, running
-from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Prompt, Role, load_prompts
+from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Prompt, Role, digest_of, load_prompts
 from serve.models import DEFAULT_MODEL, resolve
 
 T = TypeVar("T", int, float)
@@ -65,6 +65,7 @@ def generate(
     recipe = {
         "model": model,
         "role": role,
+        "prompts_sha256": digest_of(prompts),
         "layers": chosen,
         "samples": samples,
         "temperatures": warmth,

@@ -52,7 +52,7 @@ def load_prompts(path: Path = DEFAULT_PROMPTS) -> list[Prompt]:
     """
     prompts = []
     try:
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(path.read_text().split("\n"), start=1):
             if line.strip():
                 row = json.loads(line)
                 prompts.append(Prompt(str(row.get("id", number)), row["prompt"]))
@@ -63,6 +63,11 @@ def load_prompts(path: Path = DEFAULT_PROMPTS) -> list[Prompt]:
     if len({prompt.id for prompt in prompts}) != len(prompts) or not prompts:
         raise ConfigurationError(f"{path} needs at least one prompt, and a different id for each.")
     return prompts
+
+
+def digest_of(prompts: list[Prompt]) -> str:
+    """Hash prompts, in their order."""
+    return hashlib.sha256(json.dumps([[prompt.id, prompt.text] for prompt in prompts]).encode()).hexdigest()
 
 
 def of_role(prompts: list[Prompt], role: Role) -> list[Prompt]:

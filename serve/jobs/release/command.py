@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from serve.artifacts.making import HELD_OUT
 from serve.artifacts.registry import Entry, Registry
 from serve.artifacts.rulings import Ruling, fingerprint
 from serve.artifacts.storage import load, version_of
@@ -103,7 +104,7 @@ def release(
 
 def judge(gathered: Gathered, candidate: Entry, serving: Entry, seed: int) -> Comparison:
     """Compare on people whom neither was fitted to: those who are held out of every fit from the store."""
-    shares = [one.manifest.data.get("held_out_share", 1.0) for one in (candidate, serving)]
+    shares = [one.manifest.data.get(HELD_OUT, 1.0) for one in (candidate, serving)]
     table = gathered.table
     told = np.bincount(table.people, minlength=table.num_people) >= LONG_ENOUGH
     judges = np.flatnonzero(told & (gathered.places < min(shares)))

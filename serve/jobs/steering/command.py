@@ -11,7 +11,7 @@ import click
 
 from router.types import Array
 from serve.artifacts.artifact import Artifact
-from serve.artifacts.making import Origin, save_new
+from serve.artifacts.making import HELD_OUT, Origin, save_new
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load
 from serve.errors import ConfigurationError
@@ -86,15 +86,20 @@ def name_command(discovered: Path, number: int, name: str, flip: bool, artifact_
     report = read_report(discovered)
     if number > len(report["directions"]):
         raise ConfigurationError(f"{discovered} holds {len(report['directions'])} directions.")
-    parent = load(Registry(home).entry(report["artifact"]).folder)
+    parent = Registry(home).entry(report["artifact"])
     one = report["directions"][number - 1]
     found = Found.of(report, number - 1, -1.0 if flip else 1.0)
     origin = Origin(
-        parents=(parent.version,),
-        data={"named": name, "people": report["people"], "held_out": report["held_out"]},
+        parents=(parent.manifest,),
+        data={
+            "named": name,
+            "people": report["people"],
+            "held_out": report["held_out"],
+            HELD_OUT: DiscoveryConfig().held_out_share,
+        },
         metrics={key: one[key] for key in ("gain", "error", "share")},
     )
-    click.echo(save_new(with_name(parent, found, name), artifact_name, origin, home.artifacts))
+    click.echo(save_new(with_name(load(parent.folder), found, name), artifact_name, origin, home.artifacts))
 
 
 def report_of(artifact: Artifact, found: Discovery, texts: Texts, num_examples: int) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from router.likelihood import empty_evidence
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load, save
 from serve.cli import palate
+from serve.errors import ConfigurationError
 from serve.home import Home
-from serve.jobs.fit.command import GATHERED, _work_folder
+from serve.jobs.fit.command import GATHERED, _removed, _work_folder
 from serve.jobs.fit.fitting import RefitConfig
 from serve.jobs.fit.workers import counted, ray_workers
 from tests.serve.artifacts.test_storage import manifest_of
@@ -85,6 +86,23 @@ def test_a_killed_fit_goes_on(tmp_path: Path, options: list[str]) -> None:
     output = run("fit", *options)
     assert int(output.split(" steps were taken over")[0].split()[-1]) >= 8
     assert "better than its parent" in output
+
+
+def test_a_failed_fit_reads_everybody_anew(tmp_path: Path, options: list[str]) -> None:
+    refused = CliRunner().invoke(palate, ["fit", *options, "--min-people", "60"])
+    assert isinstance(refused.exception, ConfigurationError)
+    assert not list((tmp_path / "fit").iterdir())
+
+
+def test_an_interrupted_fit_keeps_what_it_found(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(KeyboardInterrupt), _removed(work):
+        raise KeyboardInterrupt
+    assert work.exists()
+    with pytest.raises(ConfigurationError), _removed(work):
+        raise ConfigurationError("exists")
+    assert not work.exists()
 
 
 def test_what_was_gathered_long_ago_is_gathered_again(tmp_path: Path, options: list[str]) -> None:

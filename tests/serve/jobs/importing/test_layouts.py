@@ -57,7 +57,9 @@ def test_ultrafeedback_aspects_become_people(tmp_path: Path) -> None:
     ("row", "kind", "value", "candidates"),
     [
         ({"chosen": "a", "rejected": "b"}, "comparison", 0, ("a", "b")),
-        ({"chosen": "a", "rejected": '["b", "c"]'}, "comparison", 0, ("a", "b", "c")),
+        ({"chosen": "a", "rejected": ["b", "c"]}, "comparison", 0, ("a", "b", "c")),
+        ({"chosen": "a", "rejected": '["b", "c"]'}, "comparison", 0, ("a", '["b", "c"]')),
+        ({"chosen": "a", "rejected": "[Verse 1] La"}, "comparison", 0, ("a", "[Verse 1] La")),
         ({"candidates": '["a", "b"]', "preferred": "1"}, "comparison", 1, ("a", "b")),
         ({"candidates": ["a", "b", "c"], "ranking": [2, 0, 1]}, "ranking", (2, 0, 1), ("a", "b", "c")),
         ({"candidates": ["a", "b", "c"], "scores": [0.1, 3, 2]}, "ranking", (1, 2, 0), ("a", "b", "c")),
@@ -71,6 +73,25 @@ def test_rows_of_ones_own(
     path = write_lines(tmp_path / "own.jsonl", [{"user": "ann", "prompt": "p", **row}])
     (found,) = judgements("generic", path)
     assert (found.user, found.kind, found.value, found.candidates) == ("ann", kind, value, candidates)
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ('["b", "c"]', ("b", "c")),
+        ("[Verse 1] La", ("[Verse 1] La",)),
+        ("[1]", ("[1]",)),
+        ("b", ("b",)),
+    ],
+)
+def test_lists_in_cells(tmp_path: Path, cell: str, texts: tuple[str, ...]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"user": "ann", "prompt": "p", "chosen": "a", "rejected": cell},
+        {"user": "ann", "prompt": "p", "response": "a", "thumb": 1, "others": cell},
+    ]
+    for row in rows:
+        (found,) = judgements("generic", write_csv(tmp_path / "own.csv", [row]))
+        assert found.candidates == ("a", *texts)
 
 
 def test_broken_rows_are_named_and_the_others_read(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_direction_is_found_shown_and_named(tmp_path: Path, url: str) -> None:
     assert artifact.population.attribute_names == ("concise", "formal", "plain", "")
     np.testing.assert_allclose(artifact.population.basis[2], -np.array(one["row"]))
     assert (manifest.parents, manifest.data["named"]) == (("a1",), "plain")
+    assert manifest.data["held_out_share"] == 0.2  # the others taught the direction
     assert manifest.metrics["gain"] == one["gain"]
 
 
