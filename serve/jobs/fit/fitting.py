@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from router.basis import BasisConfig
 from router.em import HERE, Run
 from router.feedback import FeedbackTable
 from router.held_out import GroupReport, report_groups
@@ -21,6 +20,7 @@ from router.population import FeatureLayout, FitConfig, fit_population
 from router.types import Array, Population
 from serve.artifacts.artifact import Artifact
 from serve.errors import ConfigurationError
+from serve.jobs.fit.freedom import choose_freedom
 from serve.jobs.fit.influence import capped, largest_move, largest_share
 
 PROTOTYPES = (1, 2, 4, 8)
@@ -118,12 +118,12 @@ def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) 
         names=population.attribute_names[: len(_own_rows(parent))] or ("",) * len(_own_rows(parent)),
     )
     fitting = FitConfig(
-        BasisConfig(rank=rank),
-        tuple(sizes),
+        num_prototypes=tuple(sizes),
         em_iterations=config.em_iterations,
         max_choosing=config.max_choosing,
         odd_share=config.odd_share,
     )
+    fitting = replace(fitting, basis=choose_freedom(table, own, fitting, rank, run, config.seed))
     fitted, report = fit_population(table, own, fitting, config.seed, run)
     smallest = float(fitted.mixture_weights.min()) * table.num_people
     if fitted.num_prototypes > 1 and smallest < config.min_people:
