@@ -33,23 +33,28 @@ def test_judged_texts_keep_their_values_and_unseen_ones_are_foretold() -> None:
     np.testing.assert_array_equal(foretell(inputs, rows, changed), foretold)
 
 
-def test_the_strength_is_that_of_the_smallest_leave_one_out_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_width_and_strength_are_those_of_the_smallest_leave_one_out_error(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, rows, values = case()
     chosen = foretell(inputs, rows, values)[31:N]
     counts = np.bincount(rows[:, :2].ravel(), minlength=N)[:31]
     weights = counts / (counts + HALF_SURE)
     weights /= weights.mean()
-    X = np.column_stack([inputs.foretelling[:31], np.ones(31)])
+    X = inputs.foretelling[:31]
+    distances = ((X[:, None] - X) ** 2).sum(axis=2)
+    distances /= distances.mean()
+    centred = values[:31] - weights @ values[:31] / 31
+    pairs = [(width, strength) for width in unseen.WIDTHS for strength in unseen.STRENGTHS]
     errors: list[Array] = []
-    for strength in unseen.STRENGTHS:
-        penalty = np.diag([strength * 31] * (X.shape[1] - 1) + [0.0])
+    for width, strength in pairs:
+        kernel = np.exp(-width * distances)
         misses: list[Array] = []
         for left_out in range(31):
-            w = np.where(np.arange(31) == left_out, 0.0, weights)[:, None]
-            slopes = np.linalg.solve(X.T @ (w * X) + penalty, X.T @ (w * values[:31]))
-            misses.append(np.sqrt(weights[left_out]) * (values[left_out] - X[left_out] @ slopes))
+            others = np.arange(31) != left_out
+            noise = np.diag(strength / weights[others])
+            solved = np.linalg.solve(kernel[np.ix_(others, others)] + noise, centred[others])
+            misses.append(np.sqrt(weights[left_out]) * (centred[left_out] - kernel[left_out, others] @ solved))
         errors.append((np.array(misses) ** 2).sum(axis=0))
-    best = unseen.STRENGTHS[np.argmin(errors, axis=0)]
-    for column, strength in enumerate(best):
-        monkeypatch.setattr(unseen, "STRENGTHS", np.array([strength]))
+    for column, best in enumerate(np.argmin(errors, axis=0)):
+        monkeypatch.setattr(unseen, "WIDTHS", pairs[best][:1])
+        monkeypatch.setattr(unseen, "STRENGTHS", np.array(pairs[best][1:]))
         np.testing.assert_allclose(foretell(inputs, rows, values)[31:N, column], chosen[:, column])
