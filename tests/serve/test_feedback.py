@@ -143,15 +143,20 @@ async def test_feedback_counts_although_the_store_failed_before_it_was_settled(
     assert await num_counting(people) == 1
 
 
-async def test_one_persons_damage_keeps_nobody_elses_feedback_back(
-    desk: FeedbackDesk, people: People, store: Failing, spool: SpoolFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+async def both_say_something_in_an_outage(desk: FeedbackDesk, people: People, store: Failing) -> None:
+    """Ann and Ben have an answer each, and their thumbs on it wait in the spool."""
     for key in (ANN, BEN):
         await answer(people, key)
     store.fail(*OUTAGE)
     for key in (ANN, BEN):
         await desk.receive(key.tenant, thumb(1, key))
     store.heal()
+
+
+async def test_one_persons_damage_keeps_nobody_elses_feedback_back(
+    desk: FeedbackDesk, people: People, store: Failing, spool: SpoolFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    await both_say_something_in_an_outage(desk, people, store)
     store.fail("get_state", error=CorruptRecord("the arrays of a posterior cannot be read"))
     store.victim = ANN
     with caplog.at_level(logging.WARNING, "palate"):
@@ -195,12 +200,7 @@ async def test_delivery_outlives_what_the_spools_own_disk_does(
 async def test_damage_that_shows_while_learning_keeps_nobody_else_from_learning(
     desk: FeedbackDesk, people: People, store: Failing
 ) -> None:
-    for key in (ANN, BEN):
-        await answer(people, key)
-    store.fail(*OUTAGE)
-    for key in (ANN, BEN):
-        await desk.receive(key.tenant, thumb(1, key))
-    store.heal()
+    await both_say_something_in_an_outage(desk, people, store)
     store.fail("read_log", error=CorruptRecord("event 1 cannot be read"))
     store.victim = ANN
     assert await desk.deliver() == 2

@@ -52,7 +52,7 @@ def choose_freedom(
 def _freest(
     best: BasisConfig, reached: Array, candidates: Sequence[BasisConfig], losses: Losses
 ) -> tuple[BasisConfig, Array]:
-    """Go on to more freedom as long as two steps on end do not gain nothing."""
+    """Go on to more freedom until two steps on end gain nothing."""
     num_vain = 0
     for candidate in candidates:
         found = losses(candidate)

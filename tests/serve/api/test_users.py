@@ -107,6 +107,17 @@ async def test_an_export_carries_everything_to_another_server(palate: Palate, tm
         assert said["posterior_version"] > 0
 
 
+async def test_an_import_may_hold_line_separators_in_its_words(palate: Palate) -> None:
+    """Other tools write an export anew without escapes; only a line feed ends a line of it."""
+    answer = await palate.ask()
+    await palate.say(kind="thumb", completion_id=answer["id"], value=1, reason="so\u2028so\x85", metadata={})
+    exported = (await palate.client.get("/v1/users/ann/export")).text
+    raw = "".join(json.dumps(json.loads(line), ensure_ascii=False) + "\n" for line in exported.split("\n") if line)
+    assert "\u2028" in raw
+    response = await palate.client.post("/v1/users/ann/import", content=raw.encode())
+    assert response.status_code == 200, response.text
+
+
 async def test_exports_and_imports_are_written_and_read_off_the_event_loop(
     palate: Palate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
