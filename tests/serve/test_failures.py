@@ -31,6 +31,7 @@ from tests.serve.api.people import MODEL, Palate, running
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.artifacts_for_tests import make_artifact
 from tests.user_store.redis_server import RedisServer, free_port
+from user_store.latent_snapshot import load_snapshot
 
 DAY_S = 86_400.0
 COMPARE: dict[str, Any] = {"kind": "comparison", "prompt": "hi", "candidates": ["a b c", "there what clear another"]}
@@ -154,11 +155,18 @@ async def test_a_lost_index_is_built_anew(loss: str, tmp_path: Path) -> None:
 
 
 async def _saved_snapshot(palate: Palate) -> Path:
-    """Wait until the index was built and saved."""
-    snapshot = palate.memory.people.in_service.current.snapshot
+    """Wait until the index was built and saved: a damaged file may still hold the names."""
+    current = palate.memory.people.in_service.current
+    index, snapshot = current.index, current.snapshot
+    assert index is not None
     assert snapshot is not None
+
+    def has_bob() -> bool:
+        shards = load_snapshot(snapshot, index.population) or {}
+        return any("bob" in shard.users for shard in shards.values())
+
     async with asyncio.timeout(20):
-        while not (snapshot.exists() and b"bob" in snapshot.read_bytes()):  # noqa: ASYNC110 - written in a thread
+        while not has_bob():  # noqa: ASYNC110 - written in a thread
             await asyncio.sleep(0.02)
     return snapshot
 
