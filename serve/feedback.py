@@ -243,7 +243,9 @@ class FeedbackDesk:
         if statement.question_id is not None:
             editions = self.people.in_service.editions()  # it may have been asked before a publication
             questions = [question for edition in editions for question in edition.artifact.questions]
-            return find_question(questions, statement.question_id).features.astype(np.float32)
+            question = find_question(questions, statement.question_id)
+            _check_indices(statement, len(question.answers))
+            return question.features.astype(np.float32)
         if statement.prompt is None:
             return None
         written = [str(statement.value)] if statement.kind in WRITINGS else []
@@ -416,7 +418,7 @@ def check_value(statement: Statement) -> None:
             raise InvalidRequest("The value of a comment is its text.", param="value")
     elif not (isinstance(value, str) and value.strip()):
         raise InvalidRequest(f"The value of a {kind} is the text.", param="value")
-    num_options = 2 if statement.question_id else len(statement.candidates) or len(statement.completion_ids)
+    num_options = len(statement.candidates) or len(statement.completion_ids)
     if num_options > 1 or statement.candidates:
         _check_indices(statement, num_options)
 

@@ -1,6 +1,6 @@
-"""What to ask a person next: pairs of answers from the artifact, by what their choice would tell.
+"""What to ask a person next: answers to choose from, out of the artifact, by what the choice would tell.
 
-Somebody new gets the opening questions in their order; later the most informative pair under what is believed.
+Somebody new gets the opening questions in their order; later the most informative one under what is believed.
 Knows no store and no HTTP.
 """
 
@@ -19,7 +19,7 @@ from serve.artifacts.artifact import Artifact, Question
 
 @dataclass(frozen=True, slots=True)
 class RankedQuestion:
-    """A question with what its answer is expected to tell, in nats (at most log 2)."""
+    """A question with what its answer is expected to tell, in nats (at most log n of n answers)."""
 
     id: str
     question: Question
@@ -42,7 +42,10 @@ def next_questions(
     population = artifact.population
     taste = artifact.space.prior if posterior is None else posterior.taste
     judge = taste.affine(1.0, population.base_weights)
-    pairs = population.features(np.stack([question.features for question in open_questions]))  # (M, 2, D)
-    gains = information_gain(judge, pairs[:, 0] - pairs[:, 1], population.flip_rate)
+    gains = np.zeros(len(open_questions))
+    for num_answers in {len(question.answers) for question in open_questions}:
+        alike = [i for i, question in enumerate(open_questions) if len(question.answers) == num_answers]
+        options = population.features(np.stack([open_questions[i].features for i in alike]))  # (M, n, D)
+        gains[alike] = information_gain(judge, options, population.flip_rate)
     order = np.arange(len(gains)) if posterior is None else np.argsort(-gains, kind="stable")
     return [RankedQuestion(question_id(open_questions[i]), open_questions[i], float(gains[i])) for i in order[:limit]]

@@ -105,13 +105,13 @@ class UserImported(BaseModel):
 
 
 class QuestionObject(BaseModel):
-    """A pair to choose from; answer with a comparison that names `question_id`."""
+    """Answers to choose from; reply with a comparison that names `question_id` and the index of the one liked best."""
 
     id: str
     object: Literal["question"] = "question"
     prompt: str
     candidates: list[str]
-    information: float = Field(description="What the answer is expected to tell, in nats; at most 0.693.")
+    information: float = Field(description="What the reply is expected to tell, in nats; at most log n of n texts.")
 
 
 class QuestionList(BaseModel):
@@ -204,7 +204,7 @@ async def import_(user_id: PersonId, request: Request) -> Response:
     responses=error_responses(400, 401, 403, 503),
 )
 async def questions(user_id: PersonId, request: Request, limit: Annotated[int, Query(ge=1, le=20)] = 1) -> Response:
-    """Name the most informative pairs not yet answered; for somebody new, the opening questions."""
+    """Name the most informative questions not yet answered; for somebody new, the opening ones."""
     people, key = context_of(request).open_people, person_key(request, user_id)
     events = await people.store.read_log(key)
     answered = {str(event.payload.get("question_id")) for event in events if not event.is_withdrawn}

@@ -22,11 +22,11 @@ from serve.engines.protocol import EngineArm, Readout
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Question:
-    """Two answers to one prompt that can be put to a person."""
+    """Answers to one prompt that can be put to a person: which is best?"""
 
     prompt: str
-    answers: tuple[str, str]
-    features: NDArray[np.float32]  # (2, P)
+    answers: tuple[str, ...]  # two or more
+    features: NDArray[np.float32]  # (answers, P)
 
 
 @dataclass(frozen=True, eq=False)

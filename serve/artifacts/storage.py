@@ -193,7 +193,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
     if artifact.questions:
         texts = [{"prompt": question.prompt, "answers": list(question.answers)} for question in artifact.questions]
         (folder / f"{QUESTIONS}.json").write_text(json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
-        stacked = np.stack([question.features for question in artifact.questions])
+        stacked = np.concatenate([question.features for question in artifact.questions])
         save_file({"features": _contiguous(stacked, np.float32)}, folder / f"{QUESTIONS}.safetensors")
 
 
@@ -201,12 +201,11 @@ def _read_questions(folder: Path) -> tuple[Question, ...]:
     path = folder / f"{QUESTIONS}.json"
     if not path.exists():
         return ()
-    features = load_file(folder / f"{QUESTIONS}.safetensors")["features"].astype(np.float32)
     rows = json.loads(path.read_text())
-    return tuple(
-        Question(row["prompt"], (row["answers"][0], row["answers"][1]), pair)
-        for row, pair in zip(rows, features, strict=True)
-    )
+    features = load_file(folder / f"{QUESTIONS}.safetensors")["features"].astype(np.float32)
+    ends = np.cumsum([len(row["answers"]) for row in rows])
+    parts = np.split(features.reshape(ends[-1], -1), ends[:-1])
+    return tuple(Question(row["prompt"], tuple(row["answers"]), part) for row, part in zip(rows, parts, strict=True))
 
 
 def _copy_adapters(artifact: Artifact, folder: Path) -> list[str | None]:

@@ -38,7 +38,7 @@ from router.types import Comparison, Population, Posterior
 from serve.jobs.fit.workers import counted
 
 WARM_UP = 20
-NUM_PAIRS = 256  # candidate questions for elicitation
+NUM_QUESTIONS, NUM_ANSWERS = 64, 4  # to choose the next question from
 NUM_EVENTS = 10  # that a person has given before
 NUM_ARRIVING = 64  # events to update with, in turn
 NUM_ITEMS, NUM_RAW, NUM_DIRECTIONS = 2000, 32, 8  # of the simulated world that populations are fitted to
@@ -153,7 +153,7 @@ def operations(size: Size) -> dict[str, Callable[[], object]]:
     tensor = torch.from_numpy(features).float()
     rewards = score(features, found.judge)
     prob = rewards.prob_over(0)
-    judge, pairs = judge_of(population, posterior), rng.normal(size=(NUM_PAIRS, size.D))
+    judge, options = judge_of(population, posterior), rng.normal(size=(NUM_QUESTIONS, NUM_ANSWERS, size.D))
     arriving = itertools.cycle(make_events(size, rng, NUM_ARRIVING))
     return {
         "route": lambda: route(posterior, space, config, wishes),
@@ -167,7 +167,7 @@ def operations(size: Size) -> dict[str, Callable[[], object]]:
         f"update of {NUM_EVENTS}": lambda: update_many(
             population, posterior, list(itertools.islice(arriving, NUM_EVENTS))
         ),
-        f"question of {NUM_PAIRS}": lambda: information_gain(judge, pairs),
+        f"question of {NUM_QUESTIONS}": lambda: information_gain(judge, options),
     }
 
 

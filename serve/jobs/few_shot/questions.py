@@ -115,7 +115,7 @@ def ask(tastes: Tastes, pool: Rows, tried: Rows, rng: np.random.Generator | None
         if len(left):
             if rng is None:
                 judge = posterior.taste.affine(1.0, population.base_weights)
-                chosen = left[most_informative(judge, differences(tastes.phi, left), posterior.flip_rate)]
+                chosen = left[most_informative(judge, tastes.phi[left[:, :2]], posterior.flip_rate)]
             else:
                 chosen = left[rng.integers(len(left))]
             evidence = as_evidence(tastes.phi, tastes.phi @ population.base_weights, chosen[None])

@@ -52,6 +52,7 @@ class MakeConfig:
     dose_temperature: float = 0.8
     min_p: float = 0.02
     num_questions: int = 64
+    num_answers: int = 4  # to choose from in each
     seed: int = 0
 
 
@@ -160,7 +161,8 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
         dose_temperature=config.dose_temperature,
         min_p=config.min_p,
     )
-    questions = choose_questions(artifact, [corpus.samples[i] for i in rows], features, config.num_questions, rng)
+    samples = [corpus.samples[i] for i in rows]
+    questions = choose_questions(artifact, samples, features, config.num_questions, config.num_answers, rng)
     return replace(artifact, questions=questions), _metrics(measured, report)
 
 

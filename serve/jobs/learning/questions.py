@@ -1,16 +1,18 @@
-"""Questions for somebody new: two real answers to one prompt each, chosen for what the choice will tell.
+"""Questions for somebody new: a few real answers to one prompt each, chosen for what the choice will tell.
 
-The first eight together say most about a taste from the prior; the others are the most telling ones left, at most one a
-prompt. Knows no people.
+Of each prompt's answers the set that says most from the prior. The first questions together say most about a taste; the
+others are the most telling ones left. Knows no people.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 
-from router.elicitation import MAX_OPENING, information_gain, opening_questions
+from router.elicitation import information_gain, max_opening, opening_questions
+from router.mixture import Mixture
 from router.selection import degeneracy
 from serve.artifacts.artifact import Artifact, Question
 from serve.jobs.learning.corpus import Sample
@@ -18,42 +20,52 @@ from serve.jobs.learning.text import Array, Text
 
 MAX_PROMPT = 220  # characters: a question is read in a moment
 MIN_WORDS, MAX_WORDS = 15, 90
-MAX_PAIRS = 4000
 
 
 def choose_questions(
-    artifact: Artifact, samples: Sequence[Sample], features: Array, num_questions: int, rng: np.random.Generator
+    artifact: Artifact,
+    samples: Sequence[Sample],
+    features: Array,
+    num_questions: int,
+    num_answers: int,
+    rng: np.random.Generator,
 ) -> tuple[Question, ...]:
-    """Choose questions among answers (n,) with engine features (n, P); fewer if the corpus has no more that are fit."""
-    pairs = _pairs(samples, rng)
-    if len(pairs) < MAX_OPENING:
-        return ()
+    """Choose questions among answers (n,) with engine features (n, P); fewer if the corpus has no more that are fit.
+
+    Each has `num_answers` answers to choose from, and a prompt of its own.
+    """
     population, prior = artifact.population, artifact.space.prior
+    judge = prior.affine(1.0, population.base_weights)
     phi = population.features(features)
-    differences = phi[pairs[:, 0]] - phi[pairs[:, 1]]
-    opening = opening_questions(
-        prior, differences, min(MAX_OPENING, num_questions), rng, flip_rate=population.flip_rate
-    )
-    chosen = list(opening)
-    asked = {samples[pairs[i, 0]].prompt_id for i in chosen}
-    for i in np.argsort(-information_gain(prior, differences, population.flip_rate)):
-        prompt = samples[pairs[i, 0]].prompt_id
-        if len(chosen) < num_questions and prompt not in asked:
-            chosen.append(int(i))
-            asked.add(prompt)
-    return tuple(_question(samples[a], samples[b], features[[a, b]]) for a, b in pairs[chosen])
+    by_prompt: dict[str, dict[str, int]] = {}  # prompt -> text -> row: no text twice
+    for i, sample in enumerate(samples):
+        if is_readable(sample):
+            by_prompt.setdefault(sample.prompt_id, {})[sample.text.strip()] = i
+    rows = [list(texts.values()) for texts in by_prompt.values() if len(texts) >= num_answers]
+    sets = [_telling(judge, phi, those, num_answers) for those in rows]
+    num_opening = min(max_opening(num_answers), num_questions)
+    if len(sets) < num_opening:
+        return ()
+    options = phi[np.array(sets)]  # (M, num_answers, D)
+    opening = opening_questions(judge, options, num_opening, rng, flip_rate=population.flip_rate)
+    order = np.argsort(-information_gain(judge, options, population.flip_rate), kind="stable")
+    chosen = [*opening, *(int(i) for i in order if i not in opening)][:num_questions]
+    return tuple(_question([samples[row] for row in sets[i]], features[sets[i]]) for i in chosen)
 
 
-def _question(first: Sample, second: Sample, features: Array) -> Question:
-    return Question(first.prompt, (first.text.strip(), second.text.strip()), features.astype(np.float32))
+def _telling(judge: Mixture, phi: Array, rows: Sequence[int], num_answers: int) -> list[int]:
+    """Pick answers among `rows` to choose from: the pair that tells most, then one by one what adds most."""
+    sets = [list(pair) for pair in combinations(rows, 2)]
+    while True:
+        best = sets[int(np.argmax(information_gain(judge, phi[np.array(sets)])))]
+        if len(best) == num_answers:
+            return best
+        sets = [[*best, row] for row in rows if row not in best]
 
 
-def _pairs(samples: Sequence[Sample], rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Pair whole, readable answers to the same short prompt."""
-    fit = [i for i, sample in enumerate(samples) if is_readable(sample)]
-    pairs = [(a, b) for k, a in enumerate(fit) for b in fit[k + 1 :] if samples[a].prompt_id == samples[b].prompt_id]
-    order = rng.permutation(len(pairs))[:MAX_PAIRS]
-    return np.array([pairs[i] for i in order], np.int64).reshape(-1, 2)
+def _question(samples: Sequence[Sample], features: Array) -> Question:
+    texts = tuple(sample.text.strip() for sample in samples)
+    return Question(samples[0].prompt, texts, features.astype(np.float32))
 
 
 def is_readable(sample: Sample) -> bool:

@@ -41,11 +41,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A pair of answers that the server would like a person to choose from."""
+    """Answers that the server would like a person to choose from."""
 
     id: str
     prompt: str
-    answers: tuple[str, str]
+    answers: tuple[str, ...]
 
 
 class Client:
@@ -91,8 +91,7 @@ class Client:
         rows = reply["data"]
         if not rows:
             return None
-        first, second = rows[0]["candidates"]
-        return Question(rows[0]["id"], rows[0]["prompt"], (first, second))
+        return Question(rows[0]["id"], rows[0]["prompt"], tuple(rows[0]["candidates"]))
 
     async def answer_question(self, user: str, question: Question, preferred: int) -> None:
         """Say which of a question's answers the person prefers."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
 
 from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import Array, Property, Standard, measure
@@ -47,13 +46,13 @@ class Person:
         """The same by the earlier taste; only differences mean anything."""
         return np.asarray(properties @ self.earlier / self.spread)
 
-    def prefers_first(
-        self, first: Array, second: Array, is_early: bool, judging: Judging, rng: np.random.Generator
-    ) -> bool:
-        """Choose between two answers, with logistic noise and flips."""
+    def chooses(self, answers: Array, is_early: bool, judging: Judging, rng: np.random.Generator) -> int:
+        """Choose the best of answers with properties (n, A), with logistic noise; some choices fall on another one."""
         value = self.early_utility if is_early else self.utility
-        likes = bool(rng.random() < expit(judging.sharpness * float(value(first) - value(second))))
-        return likes != bool(rng.random() < judging.flip_rate)
+        best = int(np.argmax(judging.sharpness * value(answers) + rng.gumbel(size=len(answers))))
+        if rng.random() >= judging.flip_rate:
+            return best
+        return int((best + rng.integers(1, len(answers))) % len(answers))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The experiment: plain answers, feedback in steps, answers after each step, and what others would have served.
 
-One person cares about hidden properties of text; k times they say which of two answers they prefer; then they are
+One person cares about hidden properties of text; k times they say which of some answers is best; then they are
 served prompts nobody gave feedback on. Everything personal goes through the server's HTTP API.
 """
 
@@ -44,7 +44,8 @@ class Plan:
     steps: tuple[int, ...] = (0, 1, 3, 10)  # pieces of feedback, ascending
     best_of: tuple[int, ...] = (1, 8)
     num_plain: int = 8  # plain answers a prompt
-    feedback: Literal["answers", "questions"] = "questions"  # what people compare
+    feedback: Literal["answers", "questions"] = "questions"  # what people choose among
+    num_shown: int = 4  # plain answers to choose among; a question brings its own
     tastes: TasteFamily = "known"  # to the population of the default artifact
     is_halving: bool = False
     judging: Judging = field(default_factory=Judging)
@@ -57,7 +58,7 @@ class Subject:
 
     person: Person
     prompts: list[Prompt]  # to be served
-    pairs: list[tuple[Prompt, str, str]]  # to be compared
+    shown: list[tuple[Prompt, list[str]]]  # plain answers to choose among
     rng: np.random.Generator
     choices: list[Choice] = field(default_factory=list)
 
@@ -141,17 +142,18 @@ class Experiment:
                 self.evaluation_prompts[(first + i) % len(self.evaluation_prompts)]
                 for i in range(plan.prompts_per_person)
             ]
-            pairs = [self._pair(rng) for _ in range(max(plan.steps))]
-            self.subjects.append(Subject(person, prompts, pairs, rng))
+            shown = [self._shown(rng) for _ in range(max(plan.steps))]
+            self.subjects.append(Subject(person, prompts, shown, rng))
 
-    def _pair(self, rng: np.random.Generator) -> tuple[Prompt, str, str]:
-        """Two different plain answers to a prompt for feedback."""
+    def _shown(self, rng: np.random.Generator) -> tuple[Prompt, list[str]]:
+        """Different plain answers to a prompt for feedback."""
+        num = min(self.plan.num_shown, self.plan.num_plain)
         for _ in range(100):
             prompt = self.feedback_prompts[int(rng.integers(len(self.feedback_prompts)))]
-            first, second = rng.choice(self.plan.num_plain, size=2, replace=False)
-            texts = self.plain[prompt.id][first].text, self.plain[prompt.id][second].text
-            if texts[0] != texts[1] and all(text.strip() for text in texts):
-                return prompt, *texts
+            answers = self.plain[prompt.id]
+            texts = [answers[i].text for i in rng.choice(len(answers), size=num, replace=False)]
+            if len(set(texts)) == num and all(text.strip() for text in texts):
+                return prompt, texts
         raise EngineUnavailable("The plain answers to a prompt are all the same; there is nothing to compare.")
 
     async def _give_feedback(self, before: int, k: int) -> None:
@@ -164,15 +166,14 @@ class Experiment:
         if question is not None:
             prompt, texts = question.prompt, list(question.answers)
         else:
-            asked, *texts = subject.pairs[number]
+            asked, texts = subject.shown[number]
             prompt = asked.text
-        first, second = self.meter(texts)
-        likes_first = person.prefers_first(first, second, is_early, self.plan.judging, subject.rng)
+        chosen = person.chooses(self.meter(texts), is_early, self.plan.judging, subject.rng)
         if question is not None:
-            await self.client.answer_question(person.id, question, 0 if likes_first else 1)
+            await self.client.answer_question(person.id, question, chosen)
         else:
-            await self.client.compare(person.id, prompt, texts, 0 if likes_first else 1)
-        subject.choices.append(Choice(prompt, *(texts if likes_first else texts[::-1])))
+            await self.client.compare(person.id, prompt, texts, chosen)
+        subject.choices += [Choice(prompt, texts[chosen], text) for i, text in enumerate(texts) if i != chosen]
 
     async def _serve(self, k: int, best_of: int) -> None:
         served = await self._ask_for_everyone(best_of, lambda subject: None, is_personal=True)

@@ -1,4 +1,4 @@
-// Choose: two answers side by side, without saying which is which; the choice becomes a comparison.
+// Choose: answers side by side, without saying which is which; the choice becomes a comparison.
 
 import { newPersonForm } from "../dialogs.js";
 import { h, icon, show } from "../dom.js";
@@ -10,6 +10,7 @@ import { tasteCard } from "../card.js";
 import { attributeName, plural, signed } from "../words.js";
 
 const GOAL = 10;
+const PLACES = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"];
 const OWN_PAIR = { temperature: 1 }; // two answers must differ to be compared
 // Where an artifact has fewer questions than a round: two answers are made to these.
 const PROMPTS = [
@@ -28,7 +29,7 @@ const PROMPTS = [
 export function chooseView(app) {
   const { session } = app;
   const person = session.person;
-  if (!person) return { title: "Choose", element: stranger(session, "Choose", "Two answers, one choice. Say who is choosing.") };
+  if (!person) return { title: "Choose", element: stranger(session, "Choose", "A few answers, one choice. Say who is choosing.") };
 
   const stage = h("section", { class: "stage", "aria-live": "off" });
   const progress = h("ol", { class: "progress" });
@@ -55,7 +56,7 @@ export function chooseView(app) {
     h("button", { type: "submit", class: "button" }, "Get two answers"),
   );
   let mode = "asked";
-  let pair = null; // {prompt, texts, order, feedback}
+  let shown = null; // {prompt, texts, order, feedback}
   let numAnswered = 0;
   let isDone = false;
   const skipped = new Set();
@@ -73,7 +74,7 @@ export function chooseView(app) {
   }
 
   async function next() {
-    pair = null;
+    shown = null;
     show(stage, h("p", { class: "waiting" }, h("span", { class: "pulse" }), "Finding the most useful question…"));
     const found = await app.attempt(() => app.api.call(personPath(person, "/questions?limit=20"), { signal: stop.signal }));
     if (stop.signal.aborted) return;
@@ -87,7 +88,7 @@ export function chooseView(app) {
   }
 
   async function makePair(prompt) {
-    pair = null;
+    shown = null;
     show(stage, h("p", { class: "waiting" }, h("span", { class: "pulse" }), "Two answers are being written…"));
     await app.connected;
     const { stream, stream_options: _, palate, ...body } = requestBody(session.model, [{ role: "user", content: prompt }], person, session.options);
@@ -105,24 +106,24 @@ export function chooseView(app) {
   }
 
   function offer(found) {
-    pair = { ...found, order: Math.random() < 0.5 ? [0, 1] : [1, 0] };
-    const asked = h("h2", { class: "question", tabindex: "-1" }, pair.prompt);
+    shown = { ...found, order: shuffled(found.texts.length) };
+    const asked = h("h2", { class: "question", tabindex: "-1" }, shown.prompt);
     show(
       stage,
       asked,
-      h("div", { class: "pair" }, pair.order.map((which, place) => option(place, pair.texts[which]))),
+      h("div", { class: "shown" }, shown.order.map((which, place) => option(place, shown.texts[which]))),
       h(
         "div",
         { class: "stage-actions" },
-        h("button", { type: "button", class: "text-button", onclick: skip }, "Neither, ask another"),
-        h("small", { class: "keys" }, "Keys: ", h("kbd", {}, "1"), " or ", h("kbd", {}, "2"), ", ", h("kbd", {}, "S"), " skips"),
+        h("button", { type: "button", class: "text-button", onclick: skip }, "None of these, ask another"),
+        h("small", { class: "keys" }, "Keys: ", h("kbd", {}, "1"), shown.order.length > 2 ? " to " : " or ", h("kbd", {}, String(shown.order.length)), ", ", h("kbd", {}, "S"), " skips"),
       ),
     );
-    app.announce(`${pair.prompt} Two answers to choose from.`);
+    app.announce(`${shown.prompt} ${plural(shown.texts.length, "answer")} to choose from.`);
   }
 
   function option(place, text) {
-    const name = place === 0 ? "first" : "second";
+    const name = PLACES[place];
     return h(
       "article",
       { class: "option card", "aria-label": `The ${name} answer` },
@@ -132,14 +133,14 @@ export function chooseView(app) {
   }
 
   async function choose(place) {
-    if (!pair) return;
-    const chosen = pair;
-    pair = null;
+    if (!shown) return;
+    const chosen = shown;
+    shown = null;
     const body = { kind: "comparison", user: person, ...chosen.feedback(chosen.order[place]) };
     const receipt = await app.attempt(() => app.api.call("v1/feedback", { method: "POST", body }));
     if (stop.signal.aborted) return;
     if (!receipt) {
-      pair = chosen;
+      shown = chosen;
       return;
     }
     numAnswered += 1;
@@ -147,13 +148,13 @@ export function chooseView(app) {
     app.announce(`Kept: ${Math.min(numAnswered, GOAL)} of ${GOAL}.`);
     rail.refresh().then(drawMoves);
     if (numAnswered >= GOAL && !isDone) await finish();
-    else if (mode === "own") show(stage, h("p", { class: "hint" }, "Kept. Ask the next question, or another pair for this one."));
+    else if (mode === "own") show(stage, h("p", { class: "hint" }, "Kept. Ask the next question, or two more answers to this one."));
     else await next();
   }
 
   function skip() {
-    if (!pair) return;
-    skipped.add(pair.id);
+    if (!shown) return;
+    skipped.add(shown.id);
     if (mode === "own") show(stage);
     else next();
   }
@@ -188,8 +189,9 @@ export function chooseView(app) {
 
   function onKey(event) {
     const isTyping = event.target.closest?.("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey;
-    if (isTyping || !pair) return;
-    if (event.key === "1" || event.key === "2") choose(Number(event.key) - 1);
+    if (isTyping || !shown) return;
+    const place = Number(event.key) - 1;
+    if (place in shown.order) choose(place);
     else if (event.key.toLowerCase() === "s") skip();
   }
 
@@ -212,6 +214,16 @@ export function chooseView(app) {
     h("aside", { class: "rail" }, rail.element),
   );
   return { title: "Choose", element, destroy: () => stop.abort() };
+}
+
+/** Numbers below `size`, in an order drawn by lot. */
+function shuffled(size) {
+  const order = Array.from({ length: size }, (_, index) => index);
+  for (let last = size - 1; last > 0; last -= 1) {
+    const other = Math.floor(Math.random() * (last + 1));
+    [order[last], order[other]] = [order[other], order[last]];
+  }
+  return order;
 }
 
 function modeSwitch(onChange) {

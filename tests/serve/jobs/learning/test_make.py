@@ -56,13 +56,14 @@ def test_ten_comparisons_find_who_likes_short_answers(made: Artifact) -> None:
     assert np.corrcoef(rewards, lengths)[0, 1] < -0.6
 
 
-def test_questions_are_pairs_of_one_prompt(made: Artifact) -> None:
+def test_questions_are_different_answers_to_one_prompt(made: Artifact) -> None:
     corpus = make_corpus()
     prompt_of = {sample.text: sample.prompt for sample in corpus.samples}
     assert len(made.questions) >= 8
     for question in made.questions:
         assert {prompt_of[answer] for answer in question.answers} == {question.prompt}
-        assert question.features.shape == (2, 6)
+        assert question.features.shape == (4, 6)
+        assert len(set(question.answers)) == 4
 
 
 def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:

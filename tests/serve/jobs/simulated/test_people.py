@@ -84,12 +84,20 @@ def test_choices_follow_utility_with_the_flips_asked_for() -> None:
     rng = np.random.default_rng(4)
     judging = Judging(sharpness=1e4, flip_rate=0.2)
     utility = person.utility(values)
-    right = [
-        person.prefers_first(values[a], values[b], False, judging, rng) == (utility[a] > utility[b])
-        for a, b in rng.integers(len(values), size=(2000, 2))
-        if a != b
-    ]
-    assert abs(np.mean(right) - 0.8) < 0.03
+    for num in (2, 4):
+        shown = [rng.choice(len(values), size=num, replace=False) for _ in range(2000)]
+        right = [person.chooses(values[rows], False, judging, rng) == np.argmax(utility[rows]) for rows in shown]
+        assert abs(np.mean(right) - 0.8) < 0.03
+
+
+def test_two_answers_are_chosen_between_by_the_logistic_law() -> None:
+    values = plain_values()
+    person, rng = draw_people(1, values, seed=3)[0], np.random.default_rng(5)
+    judging = Judging(sharpness=1.0, flip_rate=0.0)
+    rows = np.argsort(person.utility(values))[[0, len(values) // 2]]
+    gap = float(np.diff(person.utility(values[rows]))[0])
+    share = np.mean([person.chooses(values[rows], False, judging, rng) for _ in range(4000)])
+    assert share == pytest.approx(1.0 / (1.0 + np.exp(-gap)), abs=0.03)
 
 
 def test_the_same_seed_draws_the_same_people() -> None:
