@@ -12,9 +12,9 @@ from serve.artifacts.artifact import Artifact, Question
 from serve.engines.scripted_words import TOKEN, WORD_FEATURES, features_of_words, scripted_feature_space
 
 QUESTIONS = (
-    ("How was it?", "Good.", "Clear and plain, like more of that."),
-    ("What next?", "Do so on.", "There may be some other way."),
-    ("Is it long?", "It is.", "One can say so, if one likes to."),
+    ("How was it?", ("Good.", "Clear and plain, like more of that.")),
+    ("What next?", ("Do so on.", "There may be some other way.", "Then one can say more of that.")),
+    ("Is it long?", ("It is.", "One can say so, if one likes to.", "So it is.", "There is some other.")),
 )
 
 
@@ -36,9 +36,7 @@ def scripted_artifact(model: str) -> Artifact:
         version="scripted-1",
     )
     questions = tuple(
-        Question(
-            prompt, (first, second), features_of_words([TOKEN.findall(first), TOKEN.findall(second)], space.id).values
-        )
-        for prompt, first, second in QUESTIONS
+        Question(prompt, answers, features_of_words([TOKEN.findall(answer) for answer in answers], space.id).values)
+        for prompt, answers in QUESTIONS
     )
     return Artifact(population, space, response=np.eye(size), instructions=(), questions=questions, max_dose=0.2)

@@ -290,6 +290,20 @@ async def test_an_answer_to_a_question_counts_without_a_forward_pass(palate: Pal
     assert row["question_id"] == question["id"]
 
 
+async def test_a_question_takes_the_index_of_one_of_its_answers_or_their_order(palate: Palate) -> None:
+    questions = (await palate.see("/v1/users/ann/questions?limit=20"))["data"]
+    assert {len(question["candidates"]) for question in questions} == {2, 3, 4}
+    for question in questions:
+        num, about = len(question["candidates"]), {"user": "ann", "question_id": question["id"]}
+        refused = await palate.say(400, kind="comparison", **about, value=num)
+        assert refused["error"]["param"] == "value"
+        refused = await palate.say(400, kind="ranking", **about, value=[0, num])
+        assert refused["error"]["param"] == "value"
+        await palate.say(kind="comparison", **about, value=num - 1)
+        await palate.say(kind="ranking", **about, value=list(range(num)))
+    assert (await palate.see("/v1/users/ann/questions"))["data"] == []
+
+
 async def test_texts_are_kept_only_where_the_operator_says_so(tmp_path: Path) -> None:
     for keep in (False, True):
         async with running(tmp_path / str(keep), feedback={"keep_texts": keep}) as palate:
