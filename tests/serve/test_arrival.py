@@ -23,6 +23,7 @@ from serve.home import Home
 from serve.memory import open_memory
 from serve.metrics import Metrics
 from serve.service import LocalService
+from tests.patience import PATIENCE_S, until
 from tests.serve.api.people import MODEL
 from tests.serve.publishing import SECOND, registry_of, second_artifact
 
@@ -98,7 +99,7 @@ async def test_a_server_without_an_artifact_takes_the_first_one(
     await asyncio.sleep(0.1)
     assert not waiting.done()
     mend(registry)
-    memory = await asyncio.wait_for(waiting, 10)
+    memory = await asyncio.wait_for(waiting, PATIENCE_S)
     try:
         context = introduce(application, memory)
         assert memory.people.artifact.version == SECOND
@@ -116,14 +117,12 @@ async def test_engines_that_measure_nothing_must_restart_first(
 ) -> None:
     waiting = asyncio.create_task(arrival.memory())
     mend(registry)
-    async with asyncio.timeout(10):
-        while "Restart the server" not in caplog.text:  # noqa: ASYNC110 - files send no event
-            await asyncio.sleep(0.01)
+    await until(lambda: "Restart the server" in caplog.text)
     await asyncio.sleep(0.1)
     assert not waiting.done()
     assert "palate_artifact_refusals_total 1.0" in arrival.metrics.render().decode()  # said once
     service.is_restarted = True
-    memory = await asyncio.wait_for(waiting, 10)
+    memory = await asyncio.wait_for(waiting, PATIENCE_S)
     await memory.close()
 
 

@@ -19,6 +19,7 @@ from serve.preferences import Preferences
 from serve.profiles import ProfileChange, change_profile
 from serve.service import LocalService
 from serve.spooling import SpoolFolder
+from tests.patience import PATIENCE_S
 from tests.serve.artifacts_for_tests import P, make_artifact
 from tests.user_store.samples import ANN, NOW, event, features
 from user_store.errors import CorruptRecord, StoreUnavailable
@@ -186,7 +187,7 @@ async def test_delivery_outlives_what_the_spools_own_disk_does(
     monkeypatch.setattr(spool, "size", failing)
     await spool.add(event("e1"))
     delivering = asyncio.create_task(deliver_forever(desk, 0.001))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while failures:  # noqa: ASYNC110 - the loop sends no event
             await asyncio.sleep(0.001)
         await spool.add(event("e2"))
