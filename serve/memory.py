@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from serve.artifacts.registry import signature, usable_artifact
 from serve.background import guarded
 from serve.config import Config, Secrets
+from serve.delivery import Courier, deliver_forever
 from serve.editions import Edition
 from serve.errors import ConfigurationError
-from serve.feedback import FeedbackDesk, deliver_forever
+from serve.feedback import FeedbackDesk
 from serve.home import Home
 from serve.limits import Limiter, open_limiter
 from serve.metrics import Metrics
@@ -130,7 +131,8 @@ async def open_memory(
     if config.personalization.artifact is None:
         memory.run(publications.follow)
     if spool is not None:
-        memory.run(lambda: deliver_forever(desk, DELIVERY_PERIOD_S))
+        courier = Courier(people, spool, metrics)
+        memory.run(lambda: deliver_forever(courier, DELIVERY_PERIOD_S))
     return memory
 
 
