@@ -39,6 +39,7 @@ logger = logging.getLogger("palate.memory")
 
 DAMAGED = "damaged"  # the version of an artifact that cannot be used
 RETRY_S = 1.0
+INDEX_RETRY_S = 10.0  # after a store that went away while everybody was read
 DELIVERY_PERIOD_S = 1.0
 
 
@@ -150,13 +151,16 @@ async def _keep_up(
             await edition.index.load(edition.snapshot)
     while any(edition.index is not None for edition in people.in_service.live()):
         has_changed.clear()
-        begin = time.perf_counter()
-        with contextlib.suppress(StoreError):  # the next round tries again
+        begin, wait_s = time.perf_counter(), refresh_s
+        try:
             sizes = [await _build(people, edition) for edition in people.in_service.live()]
             metrics.index_people.set(sum(sizes))
             metrics.index_build_seconds.observe(time.perf_counter() - begin)
+        except StoreError as error:
+            wait_s = min(INDEX_RETRY_S, refresh_s)
+            logger.warning("the latent index is built later: %s", type(error).__name__)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(has_changed.wait(), refresh_s)
+            await asyncio.wait_for(has_changed.wait(), wait_s)
 
 
 async def _build(people: People, edition: Edition) -> int:

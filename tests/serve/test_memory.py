@@ -18,6 +18,8 @@ from serve.memory import StoreAddress
 from tests.patience import until
 from tests.serve.api.people import MODEL, Palate, running
 from tests.user_store.redis_server import RedisServer
+from user_store.errors import StoreUnavailable
+from user_store.latent_index import LatentIndex
 from user_store.types import UserKey
 
 ANN = UserKey("default", "ann")
@@ -178,6 +180,22 @@ async def test_the_index_is_loaded_built_and_saved(tmp_path: Path) -> None:
 async def _knows_bob(palate: Palate) -> bool:
     seen = await palate.see("/v1/users/ann/neighbors")
     return [row["user"] for row in seen["data"]] == ["bob"]
+
+
+async def test_an_index_that_could_not_be_built_is_built_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures, build = [StoreUnavailable("away")], LatentIndex.build
+
+    async def failing(index: LatentIndex, *args: Any) -> int:
+        if failures:
+            raise failures.pop()
+        return await build(index, *args)
+
+    monkeypatch.setattr(LatentIndex, "build", failing)
+    monkeypatch.setattr("serve.memory.INDEX_RETRY_S", 0.05)
+    async with running(tmp_path) as palate:  # whose index is refreshed every hour
+        snapshot = palate.memory.people.snapshot
+        assert snapshot is not None
+        await until(snapshot.exists)
 
 
 async def test_a_server_without_an_index_has_no_neighbours(tmp_path: Path) -> None:
