@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from serve import remote
@@ -136,6 +136,15 @@ async def test_a_request_that_dies_with_its_replica_is_believed_at_once(service:
     await until(service, ready=True)
     handle.generate.calls[1].future.set_result(DONE)
     await others[1]
+
+
+async def test_a_cancelled_request_is_no_absence(service: RayService, handle: Handle) -> None:
+    running = asyncio.create_task(first(service.generate(WHOLE)))
+    await asyncio.sleep(0)
+    handle.generate.calls[0].future.set_exception(RequestCancelledError("r"))
+    with pytest.raises(GenerationFailed, match="cancelled"):
+        await running
+    assert await service.is_ready()
 
 
 async def test_a_full_queue_says_nothing_new_and_a_sick_engine_does(service: RayService, handle: Handle) -> None:
