@@ -39,6 +39,7 @@ logger = logging.getLogger("palate.memory")
 
 DAMAGED = "damaged"  # the version of an artifact that cannot be used
 RETRY_S = 1.0
+CANCEL_AGAIN_S = 0.5
 INDEX_RETRY_S = 10.0  # after a store that went away while everybody was read
 DELIVERY_PERIOD_S = 1.0
 
@@ -88,9 +89,11 @@ class Memory:
 
     async def close(self) -> None:
         """Stop what runs, finish what was accepted, and close everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:  # a cancellation can get lost in a call that ends at the same moment
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         await self.desk.settled()
         await self.people.close()
         if self._spool is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +197,17 @@ async def test_an_index_that_could_not_be_built_is_built_soon(tmp_path: Path, mo
         snapshot = palate.memory.people.snapshot
         assert snapshot is not None
         await until(snapshot.exists)
+
+
+async def test_a_cancellation_that_gets_lost_holds_no_end_up(tmp_path: Path) -> None:
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600.0)
+        await asyncio.sleep(3_600.0)
+
+    async with running(tmp_path) as palate:
+        palate.memory.run(stubborn)
+        await asyncio.sleep(0)
 
 
 async def test_a_server_without_an_index_has_no_neighbours(tmp_path: Path) -> None:
