@@ -1,33 +1,41 @@
 """Feedback on its way in: what was said is checked, given its evidence, made durable, and only then acknowledged.
 
 The person's posterior is brought up to date before the answer, so that the next request already uses it; if that must
-wait (a lost race, a store that went away between), the event is safe and the next event or request mends it. Knows no
-HTTP and no Ray.
+wait (a lost race, a store that went away between), the event is safe and the next event or request mends it. What waits
+in the spool is brought to the store by `serve.delivery`. Knows no HTTP and no Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from serve.artifacts.artifact import Question
 from serve.conversation import digest_of, signal_of
-from serve.engines.protocol import ChatInput, MeasureRequest
+from serve.engines.protocol import MeasureRequest
 from serve.errors import Gone, InvalidRequest, NotFound, PalateError, PersonalizationUnavailable
 from serve.metrics import NO_PROTOTYPE, Metrics
 from serve.people import People
-from serve.preferences import NUM_STARS, Rows, choices_of, served_rows
+from serve.preferences import Rows, served_rows
 from serve.questions import question_id
 from serve.service import Service
 from serve.spooling import SpoolFolder
+from serve.statements import (
+    WRITINGS,
+    Statement,
+    check_choices,
+    check_indices,
+    check_target,
+    check_value,
+    subject_of,
+)
 from user_store import errors as store_errors
 from user_store.types import (
     AppendReceipt,
@@ -43,26 +51,6 @@ from user_store.validation import JsonValue
 logger = logging.getLogger("palate.feedback")
 
 MAX_REMARK_CHARS = 2_000
-JUDGEMENTS = (FeedbackKind.THUMB, FeedbackKind.RATING, FeedbackKind.IMPLICIT)
-ORDERS = (FeedbackKind.COMPARISON, FeedbackKind.RANKING)
-WRITINGS = (FeedbackKind.EDIT, FeedbackKind.DEMONSTRATION)
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One piece of feedback as it was sent. It is about completions, or about texts to `prompt`, or a question."""
-
-    kind: FeedbackKind
-    value: JsonValue = None
-    completion_ids: tuple[str, ...] = ()
-    choice: int = 0  # which of a completion's choices, or of the inline texts
-    prompt: ChatInput | None = None
-    candidates: tuple[str, ...] = ()
-    question_id: str | None = None
-    reason: str | None = None
-    user: str | None = None
-    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
-    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +90,6 @@ class FeedbackDesk:
         self._metrics = metrics
         self._keep_texts = keep_texts
         self._spool = spool
-        self._refused: set[UserKey] = set()  # whose spooled feedback the store would not take the last time
         self._overhearing: set[asyncio.Task[None]] = set()
 
     async def receive(self, tenant: str, statement: Statement, toll: Toll | None = None) -> Receipt:
@@ -116,7 +103,7 @@ class FeedbackDesk:
         records = await self._records(tenant, statement)
         key = _person(tenant, statement, records)
         if records is not None:
-            _check_choices(statement, records)
+            check_choices(statement, records)
         if toll is not None:
             await toll.admit(key, takes_tokens=statement.prompt is not None)
         measured = await self._measure(statement, toll)
@@ -140,41 +127,11 @@ class FeedbackDesk:
         state = await self._learn(event.key)
         return Receipt(event_id, posterior_version=_version(state))
 
-    async def deliver(self) -> int:
-        """Hand what waits in the spool to the store, and learn from it; return whose. Quiet while it is still away."""
-        if self._spool is None:
-            return 0
-        delivery = await self._spool.deliver(self._take_in)
-        if delivery.refused.keys() - self._refused:
-            reasons = ", ".join(sorted(set(delivery.refused.values())))
-            logger.error("feedback of %d people stays in the spool: %s", len(delivery.refused), reasons)
-        self._refused = set(delivery.refused)
-        for key in delivery.taken:
-            try:
-                await self.people.learn(key)
-            except store_errors.StoreUnavailable:
-                break  # who is left over is behind their log, and their next request mends it
-            except store_errors.StoreError as error:
-                logger.warning("a posterior follows later: %s", type(error).__name__)
-        return len(delivery.taken)
-
-    async def _take_in(self, events: Sequence[FeedbackEvent]) -> None:
-        """Append one person's spooled events; whether learning is paused could not be seen when they came."""
-        store = self.people.store
-        if (await store.get_state(events[0].key)).profile.is_learning_paused:
-            events = [_paused(event) for event in events]
-        await store.append_events(events)
-
     async def erase(self, key: UserKey) -> DeletionReceipt:
         """Erase a person, and what waits of them in this machine's spools: it would come back."""
         num_waiting = 0 if self._spool is None else await self._spool.forget(key)
         receipt = await self.people.erase(key)
         return replace(receipt, events=receipt.events + num_waiting)
-
-    async def count_waiting(self) -> None:
-        """Say how much this process keeps for a store that is away."""
-        if self._spool is not None:
-            self._metrics.spool_waiting.set(await self._spool.size())
 
     async def overhear(self, key: UserKey, messages: Sequence[Mapping[str, Any]]) -> Receipt | None:
         """Take what a conversation's last turn says of the answer before it, once; None if it says nothing.
@@ -244,7 +201,7 @@ class FeedbackDesk:
             editions = self.people.in_service.editions()  # it may have been asked before a publication
             questions = [question for edition in editions for question in edition.artifact.questions]
             question = find_question(questions, statement.question_id)
-            _check_indices(statement, len(question.answers))
+            check_indices(statement, len(question.answers))
             return question.features.astype(np.float32)
         if statement.prompt is None:
             return None
@@ -355,89 +312,11 @@ class FeedbackDesk:
         self._metrics.thumbs.labels("up" if event.value == 1 else "down", arm, prototype).inc()
 
 
-def _paused(event: FeedbackEvent) -> FeedbackEvent:
-    """Mark what is sent while learning is paused: it is kept and never counts, so it needs nothing to count with."""
-    kept = {name: value for name, value in event.payload.items() if name in ("choice", "question_id")}
-    return replace(event, payload={**kept, "is_paused": True}, evidence=None, is_pending=False)
-
-
 def _version(state: UserState | None) -> int | None:
     """Name the posterior's version: 0 without one, None where it follows later."""
     if state is None:
         return None
     return state.posterior.version if state.posterior else 0
-
-
-def check_target(statement: Statement) -> None:
-    """Raise InvalidRequest unless the statement is about something its kind can be about."""
-    kind, ids = statement.kind, statement.completion_ids
-    named = [bool(ids), statement.prompt is not None or bool(statement.candidates), statement.question_id is not None]
-    is_own_text = kind in WRITINGS and statement.prompt is not None  # with a completion: what it is preferred to
-    if sum(named) > 1 and not (is_own_text and statement.question_id is None and not statement.candidates):
-        raise InvalidRequest("Name completions, or texts with their prompt, or a question: one of them.")
-    if statement.prompt is None and statement.candidates:
-        raise InvalidRequest("Texts are read as answers to a prompt: send 'prompt' too.", param="prompt")
-    if kind in WRITINGS:
-        if statement.prompt is None:
-            raise InvalidRequest("What a person wrote is read as an answer: send 'prompt' too.", param="prompt")
-        if kind is FeedbackKind.EDIT and not ids and not statement.candidates:
-            raise InvalidRequest("An edit needs the 'completion_id', or the text it changed in 'candidates'.")
-        if len(ids) > 1:
-            raise InvalidRequest("A person's text replaces one completion.", param="completion_ids")
-    elif kind in JUDGEMENTS:
-        if len(ids) != 1 and not statement.candidates:
-            raise InvalidRequest(
-                f"A {kind} is about one 'completion_id', or about 'candidates'.", param="completion_id"
-            )
-    elif kind in ORDERS and not any(named):
-        raise InvalidRequest(f"A {kind} needs completions, 'candidates' or a 'question_id'.", param="completion_id")
-    elif kind is FeedbackKind.COMMENT and statement.prompt is not None:
-        raise InvalidRequest("A comment is about completions or about everything, not about inline texts.")
-    if not ids and statement.user is None:
-        raise InvalidRequest("Say whose feedback this is: send 'user'.", param="user", code="missing_parameter")
-
-
-def check_value(statement: Statement) -> None:
-    """Raise InvalidRequest unless the value fits the kind."""
-    kind, value = statement.kind, statement.value
-    if kind in (FeedbackKind.THUMB, FeedbackKind.IMPLICIT):
-        if type(value) is not int or value not in (-1, 1):
-            raise InvalidRequest("The value of a thumb is 1 or -1.", param="value")
-    elif kind is FeedbackKind.RATING:
-        if type(value) is not int or not 1 <= value <= NUM_STARS:
-            raise InvalidRequest(f"The value of a rating is 1 to {NUM_STARS}.", param="value")
-    elif kind is FeedbackKind.COMPARISON:
-        if type(value) is not int or value < 0:
-            raise InvalidRequest("The value of a comparison is the index of the one preferred.", param="value")
-    elif kind is FeedbackKind.RANKING:
-        is_order = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-        if not isinstance(value, list) or not is_order or len(value) < 2 or len(set(map(str, value))) < len(value):
-            raise InvalidRequest("The value of a ranking lists two or more indices, best first.", param="value")
-    elif kind is FeedbackKind.COMMENT:
-        if not (isinstance(value, str) and value.strip()) and not (value is None and statement.reason):
-            raise InvalidRequest("The value of a comment is its text.", param="value")
-    elif not (isinstance(value, str) and value.strip()):
-        raise InvalidRequest(f"The value of a {kind} is the text.", param="value")
-    num_options = len(statement.candidates) or len(statement.completion_ids)
-    if num_options > 1 or statement.candidates:
-        _check_indices(statement, num_options)
-
-
-def _check_choices(statement: Statement, records: Sequence[CompletionRecord]) -> None:
-    """Check indices against what a single completion served; an announced one is checked when it is stored."""
-    if len(records) == 1 and not records[0].is_announced_only and statement.kind is not FeedbackKind.COMMENT:
-        _check_indices(statement, len(choices_of(records[0])))
-
-
-def _check_indices(statement: Statement, num_options: int) -> None:
-    if statement.kind in ORDERS:
-        value = statement.value if isinstance(statement.value, list) else [statement.value]
-        if num_options < 2:
-            raise InvalidRequest("There is only one answer to choose from.", param="value")
-        if any(int(str(index)) >= num_options for index in value):
-            raise InvalidRequest(f"The value may only hold indices below {num_options}.", param="value")
-    elif statement.choice >= num_options and len(statement.completion_ids) < 2:
-        raise InvalidRequest(f"choice must be below {num_options}.", param="choice")
 
 
 def _person(tenant: str, statement: Statement, records: Sequence[CompletionRecord] | None) -> UserKey:
@@ -450,34 +329,9 @@ def _person(tenant: str, statement: Statement, records: Sequence[CompletionRecor
         raise InvalidRequest(str(error), param="user") from error
 
 
-def subject_of(statement: Statement) -> str | None:
-    """Name what later feedback replaces: the last judgement, order or text for the same answers counts."""
-    if statement.kind is FeedbackKind.COMMENT:
-        return None
-    about = ["question", statement.question_id] if statement.question_id else sorted(statement.completion_ids)
-    if not about:
-        return None
-    families = {**dict.fromkeys(JUDGEMENTS, "judged"), **dict.fromkeys(ORDERS, "ordered")}
-    # What was only inferred never replaces what was said.
-    family = "implied" if statement.kind is FeedbackKind.IMPLICIT else families.get(statement.kind, "written")
-    digest = hashlib.sha256("\n".join([*map(str, about), str(statement.choice)]).encode()).hexdigest()[:32]
-    return f"{family}:{digest}"
-
-
 def find_question(questions: Sequence[Question], wanted: str) -> Question:
     """Find a question by its id. NotFound if this artifact does not ask it."""
     for question in questions:
         if question_id(question) == wanted:
             return question
     raise NotFound("There is no such question any more; ask for new ones.", param="question_id")
-
-
-async def deliver_forever(desk: FeedbackDesk, period_s: float) -> None:
-    """Deliver what waits, again and again, until cancelled."""
-    while True:
-        try:
-            await desk.deliver()
-            await desk.count_waiting()
-        except (store_errors.StoreError, OSError) as error:  # the spool's own disk
-            logger.error("the spool cannot be read, it is tried again: %s", type(error).__name__)
-        await asyncio.sleep(period_s)

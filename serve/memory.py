@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from serve.artifacts.registry import signature, usable_artifact
 from serve.background import guarded
 from serve.config import Config, Secrets
+from serve.delivery import Courier, deliver_forever
 from serve.editions import Edition
 from serve.errors import ConfigurationError
-from serve.feedback import FeedbackDesk, deliver_forever
+from serve.feedback import FeedbackDesk
 from serve.home import Home
 from serve.limits import Limiter, open_limiter
 from serve.metrics import Metrics
@@ -38,6 +39,8 @@ logger = logging.getLogger("palate.memory")
 
 DAMAGED = "damaged"  # the version of an artifact that cannot be used
 RETRY_S = 1.0
+CANCEL_AGAIN_S = 0.5
+INDEX_RETRY_S = 10.0  # after a store that went away while everybody was read
 DELIVERY_PERIOD_S = 1.0
 
 
@@ -86,9 +89,11 @@ class Memory:
 
     async def close(self) -> None:
         """Stop what runs, finish what was accepted, and close everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:  # a cancellation can get lost in a call that ends at the same moment
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         await self.desk.settled()
         await self.people.close()
         if self._spool is not None:
@@ -130,7 +135,8 @@ async def open_memory(
     if config.personalization.artifact is None:
         memory.run(publications.follow)
     if spool is not None:
-        memory.run(lambda: deliver_forever(desk, DELIVERY_PERIOD_S))
+        courier = Courier(people, spool, metrics)
+        memory.run(lambda: deliver_forever(courier, DELIVERY_PERIOD_S))
     return memory
 
 
@@ -148,13 +154,16 @@ async def _keep_up(
             await edition.index.load(edition.snapshot)
     while any(edition.index is not None for edition in people.in_service.live()):
         has_changed.clear()
-        begin = time.perf_counter()
-        with contextlib.suppress(StoreError):  # the next round tries again
+        begin, wait_s = time.perf_counter(), refresh_s
+        try:
             sizes = [await _build(people, edition) for edition in people.in_service.live()]
             metrics.index_people.set(sum(sizes))
             metrics.index_build_seconds.observe(time.perf_counter() - begin)
+        except StoreError as error:
+            wait_s = min(INDEX_RETRY_S, refresh_s)
+            logger.warning("the latent index is built later: %s", type(error).__name__)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(has_changed.wait(), refresh_s)
+            await asyncio.wait_for(has_changed.wait(), wait_s)
 
 
 async def _build(people: People, edition: Edition) -> int:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -160,6 +160,8 @@ class RayService:
         if isinstance(error, RayTaskError):
             logger.error("an engine replica failed on a request", exc_info=error)
             return GenerationFailed("The engine failed on this request.")
+        if isinstance(error, TaskCancelledError):  # the client left: no sign of an engine that is gone
+            return GenerationFailed("The request was cancelled.")
         if isinstance(error, RayActorError | RayServeException | RayError):
             self._is_ready = False
             self._probe_now.set()

@@ -1,7 +1,7 @@
 """Work over a whole store: check it, rebuild posteriors from the log, copy it into another store.
 
-Every function walks the people of every tenant with bounded concurrency and tells a callback how far it is. Safe beside
-running replicas. Knows no command line.
+Every function walks the people of every tenant with bounded concurrency and tells a callback how far it is. A person's
+damage is reported and keeps nobody else back. Safe beside running replicas. Knows no command line.
 """
 
 import asyncio
@@ -20,15 +20,10 @@ Progress = Callable[[int], object]
 
 
 @dataclass(slots=True)
-class CheckReport:
-    """What a check found; `problems` holds at most MAX_PROBLEMS lines, `num_problems` counts all."""
+class Report:
+    """A walk over `people`; `problems` holds at most MAX_PROBLEMS lines, `num_problems` counts all."""
 
     people: int = 0
-    events: int = 0
-    withdrawn: int = 0
-    pending: int = 0
-    posteriors: int = 0
-    stale: int = 0
     num_problems: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -40,27 +35,56 @@ class CheckReport:
 
 
 @dataclass(slots=True)
-class CopyReport:
-    """What a copy moved; duplicates were in the target already."""
+class CheckReport(Report):
+    """What a check found."""
 
-    people: int = 0
+    events: int = 0
+    withdrawn: int = 0
+    pending: int = 0
+    posteriors: int = 0
+    stale: int = 0
+
+
+@dataclass(slots=True)
+class RebuildReport(Report):
+    """How many posteriors were written."""
+
+    posteriors: int = 0
+
+
+@dataclass(slots=True)
+class CopyReport(Report):
+    """What a copy moved, of how many people; duplicates were in the target already."""
+
+    copied: int = 0
     events: int = 0
     duplicates: int = 0
     completions: int = 0
     posteriors: int = 0
 
 
-async def for_each_person(store: UserStore, work: Callable[[UserKey], Awaitable[None]], progress: Progress) -> None:
-    """Await `work` for everyone, CONCURRENCY at a time."""
+async def for_each_person(
+    store: UserStore, work: Callable[[UserKey], Awaitable[None]], report: Report, progress: Progress
+) -> None:
+    """Await `work` for everyone, CONCURRENCY at a time; report whose records it cannot read or write, and go on."""
+
+    async def careful(key: UserKey) -> None:
+        name = f"{key.tenant}: person {report.people}"  # never a user id: reports end up in tickets
+        report.people += 1
+        try:
+            await work(key)
+        except (CorruptRecord, Conflict) as error:
+            report.add(f"{name}: {error}")
+
     batch: list[UserKey] = []
     async for tenant in store.list_tenants():
         async for key in store.iter_users(tenant):
             batch.append(key)
             if len(batch) == CONCURRENCY:
-                await asyncio.gather(*map(work, batch))
+                await asyncio.gather(*map(careful, batch))
                 progress(len(batch))
                 batch = []
-    await asyncio.gather(*map(work, batch))
+    await asyncio.gather(*map(careful, batch))
     progress(len(batch))
 
 
@@ -69,47 +93,46 @@ async def check(store: UserStore, progress: Progress) -> CheckReport:
     report = CheckReport()
 
     async def work(key: UserKey) -> None:
-        name = f"{key.tenant}: person {report.people}"  # never a user id: reports end up in tickets
-        report.people += 1
+        state = await store.get_state(key)
+        events = await store.read_log(key)
+        _count(report, state, events)
+        _check_whole(state, events)
         try:
-            state = await store.get_state(key)
-            events = await store.read_log(key)
-            _check_person(report, name, state, events)
             if events:
                 await store.find_event(key.tenant, events[-1].id)
-        except CorruptRecord as error:
-            report.add(f"{name}: {error}")
         except NotFound:
-            report.add(f"{name}: the last event cannot be found by its id; send any new event to mend it")
+            raise CorruptRecord("the last event cannot be found by its id; send any new event to mend it") from None
 
-    await for_each_person(store, work, progress)
+    await for_each_person(store, work, report, progress)
     return report
 
 
-def _check_person(report: CheckReport, name: str, state: UserState, events: list[FeedbackEvent]) -> None:
+def _count(report: CheckReport, state: UserState, events: list[FeedbackEvent]) -> None:
     report.events += len(events)
     report.withdrawn += sum(event.is_withdrawn for event in events)
     report.pending += sum(event.is_pending for event in events)
     report.posteriors += state.posterior is not None
-    # Events that arrived between the two reads are no fault of the log.
-    known = [event.seq for event in events if event.seq <= state.position.seq]
-    if known != list(range(1, state.position.seq + 1)):
-        report.add(f"{name}: the log holds {len(known)} of {state.position.seq} events; restore a backup")
     if state.position.seq and not state.is_current:
         report.stale += 1
 
 
-async def rebuild(store: UserStore, model: PosteriorModel, progress: Progress, *, now: float) -> int:
-    """Settle what waits, and compute every posterior anew from its log; return how many were written."""
-    written = 0
+def _check_whole(state: UserState, events: list[FeedbackEvent]) -> None:
+    # Events that arrived between the two reads are no fault of the log.
+    known = [event.seq for event in events if event.seq <= state.position.seq]
+    if known != list(range(1, state.position.seq + 1)):
+        raise CorruptRecord(f"the log holds {len(known)} of {state.position.seq} events; restore a backup")
+
+
+async def rebuild(store: UserStore, model: PosteriorModel, progress: Progress, *, now: float) -> RebuildReport:
+    """Settle what waits, and compute every posterior anew from its log."""
+    report = RebuildReport()
 
     async def work(key: UserKey) -> None:
-        nonlocal written
         is_written = await rebuild_person(store, key, model, now=now)
-        written += is_written  # in one step: the others of the batch add to it as well
+        report.posteriors += is_written  # in one step: the others of the batch add to it as well
 
-    await for_each_person(store, work, progress)
-    return written
+    await for_each_person(store, work, report, progress)
+    return report
 
 
 async def rebuild_person(store: UserStore, key: UserKey, model: PosteriorModel, *, now: float) -> bool:
@@ -135,11 +158,11 @@ async def copy(source: UserStore, target: UserStore, progress: Progress, *, now:
 
     async def work(key: UserKey) -> None:
         receipt = await import_user(target, key, await export_user(source, key, now=now), now=now)
-        report.people += 1
+        report.copied += 1
         report.events += receipt.events
         report.duplicates += receipt.duplicates
         report.completions += receipt.completions
         report.posteriors += receipt.has_posterior
 
-    await for_each_person(source, work, progress)
+    await for_each_person(source, work, report, progress)
     return report

@@ -6,7 +6,7 @@ be about the route that then answers. Knows nothing of what stands at an address
 
 from __future__ import annotations
 
-from starlette._utils import get_route_path  # what starlette's router matches by; a copy could come to differ
+from starlette._utils import get_route_path  # what starlette's router matches by; a test holds them together
 from starlette.types import Scope
 
 API_PREFIX = "/v1/"

@@ -15,7 +15,7 @@ from serve.api.streaming import json_response
 from serve.api.strict_json import StrictJsonRoute
 from serve.engines.protocol import ChatInput
 from serve.errors import InvalidRequest
-from serve.feedback import Statement
+from serve.statements import Statement
 from user_store.types import EventFilter, FeedbackEvent, FeedbackKind
 from user_store.validation import MAX_COMPLETION_IDS, MAX_TEXT_CHARS
 

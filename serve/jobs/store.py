@@ -1,7 +1,8 @@
 """`palate store check | rebuild | migrate | copy`: work over a whole store, with progress.
 
 The preference model is a parameter (`store_group`), so that this module knows no mathematics; without one, `rebuild`
-says so. What is done lives in `user_store.maintenance`. Without `--url` it is the store the server would use.
+says so. What is done lives in `user_store.maintenance`; if it met damage, the exit status is 1. Without `--url` it is
+the store the server would use.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from serve.memory import StoreAddress
 from serve.preferences import Preferences
 from user_store.errors import StoreError
 from user_store.folding import PosteriorModel
-from user_store.maintenance import check, copy, rebuild
+from user_store.maintenance import Report, check, copy, rebuild
 from user_store.open import check_url, migrate_store, open_store
 from user_store.redis_client import RedisOptions, address_of
 
@@ -69,8 +70,7 @@ def store_group(load_model: Callable[[], PosteriorModel | None] | None) -> click
         model = load_model()
         if model is None:
             raise click.ClickException("nothing was learned for the configured model; there is nothing to rebuild with")
-        written = run(_rebuild(url, options, model))
-        click.echo(f"{written} posteriors rebuilt")
+        raise SystemExit(run(_rebuild(url, options, model)))
 
     for command in (check_command, migrate_command, copy_command):
         group.add_command(command)
@@ -99,8 +99,8 @@ def migrate_command(options: RedisOptions, url: str) -> None:
 @click.option("--to", "target", required=True, type=StoreUrl(), help="The store to add to.")
 @click.pass_obj
 def copy_command(options: RedisOptions, source: str, target: str) -> None:
-    """Report what moved."""
-    run(_copy(source, target, options))
+    """Report what moved, and exit with 1 if there are problems."""
+    raise SystemExit(run(_copy(source, target, options)))
 
 
 def run(work: Awaitable[T]) -> T:
@@ -130,22 +130,22 @@ async def _check(url: str, options: RedisOptions) -> int:
     click.echo(
         f"{report.posteriors} posteriors, {report.stale} behind their log (the next feedback or a rebuild mends it)"
     )
-    for problem in report.problems:
-        click.echo(f"problem: {problem}", err=True)
     click.echo(f"{report.num_problems} problems")
-    return 1 if report.num_problems else 0
+    return _status(report)
 
 
 async def _rebuild(url: str, options: RedisOptions, model: PosteriorModel) -> int:
     store = await open_store(url, options)
     try:
         with tqdm(unit=" people", desc="rebuild") as bar:
-            return await rebuild(store, model, bar.update, now=time.time())
+            report = await rebuild(store, model, bar.update, now=time.time())
     finally:
         await store.close()
+    click.echo(f"{report.posteriors} posteriors rebuilt, {report.num_problems} problems")
+    return _status(report)
 
 
-async def _copy(source_url: str, target_url: str, options: RedisOptions) -> None:
+async def _copy(source_url: str, target_url: str, options: RedisOptions) -> int:
     if address_of(source_url) == address_of(target_url):
         raise ValueError("source and target are the same store; name another with --to")
     source = await open_store(source_url, options)
@@ -158,8 +158,18 @@ async def _copy(source_url: str, target_url: str, options: RedisOptions) -> None
             await target.close()
     finally:
         await source.close()
-    click.echo(f"{report.people} people, {report.events} events copied, {report.duplicates} were there already")
-    click.echo(f"{report.completions} completions, {report.posteriors} posteriors copied")
+    click.echo(f"{report.copied} people, {report.events} events copied, {report.duplicates} were there already")
+    click.echo(
+        f"{report.completions} completions, {report.posteriors} posteriors copied, {report.num_problems} problems"
+    )
+    return _status(report)
+
+
+def _status(report: Report) -> int:
+    """Name the problems; return what to exit with."""
+    for problem in report.problems:
+        click.echo(f"problem: {problem}", err=True)
+    return 1 if report.num_problems else 0
 
 
 def served_model() -> PosteriorModel | None:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import httpx
 import yaml
 
 from tests.deploy.chart import CHART
-from tests.e2e.server import free_port
+from tests.patience import wait_until
+from tests.ports import free_port
 
 INSTALL = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "prometheus")
 RULES = CHART / "rules" / "palate.yaml"
@@ -73,33 +73,36 @@ class Prometheus:
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Run an instant query, with Grafana's variables filled in."""
         plain = query.replace("$__rate_interval", f"{RATE_INTERVAL_S}s").replace("$instance", ".*")
-        answer = httpx.get(f"{self._url}/api/v1/query", params={"query": plain}, trust_env=False)
+        answer = httpx.get(f"{self._url}/api/v1/query", params={"query": plain}, timeout=60.0, trust_env=False)
         answer.raise_for_status()  # 503 while it starts
         result: list[dict[str, Any]] = answer.json()["data"]["result"]
         return result
 
-    def wait_for(self, query: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, query: str) -> None:
         """Wait until a query returns something."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if self.ask(query):
-                    return
-            if time.monotonic() > deadline:
-                raise TimeoutError(query)
-            time.sleep(0.1)
+        wait_until(lambda: self._has(query))
+
+    def _has(self, query: str) -> bool:
+        with contextlib.suppress(httpx.HTTPError):  # while it starts
+            return bool(self.ask(query))
+        return False
+
+    def firing(self) -> list[str]:
+        """Name the alerts that fire; what is only pending may be a slow machine's."""
+        rules = [rule for rule in self.rules() if rule["type"] == "alerting"]
+        return [rule["name"] for rule in rules for alert in rule["alerts"] if alert["state"] == "firing"]
 
     def rules(self) -> list[dict[str, Any]]:
         """List the rules with their health."""
-        groups = httpx.get(f"{self._url}/api/v1/rules", trust_env=False).json()["data"]["groups"]
+        groups = httpx.get(f"{self._url}/api/v1/rules", timeout=60.0, trust_env=False).json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
 
 @contextlib.contextmanager
 def scraping(binary: str, folder: Path, target: str) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes a server twice a second, with our rules."""
+    """Run a Prometheus that scrapes a server every two seconds, with our rules."""
     config = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
         "rule_files": [str(RULES)],
         "scrape_configs": [{"job_name": "palate", "static_configs": [{"targets": [target]}]}],
     }
@@ -119,4 +122,4 @@ def scraping(binary: str, folder: Path, target: str) -> Iterator[Prometheus]:
         yield Prometheus(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

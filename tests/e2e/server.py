@@ -6,7 +6,6 @@ import contextlib
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +18,11 @@ import httpx
 import psutil
 import yaml
 
+from tests.patience import PATIENCE_S, wait_until
+from tests.ports import free_port
+
 START_TIMEOUT_S = 280.0
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,19 @@ class Server:
     def is_ready(self) -> bool:
         """Ask `/ready`."""
         try:
-            return httpx.get(f"{self.base_url}/ready", timeout=5.0, trust_env=False).status_code == httpx.codes.OK
+            return httpx.get(f"{self.base_url}/ready", timeout=30.0, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
-    def wait_until(self, *, ready: bool, timeout_s: float) -> None:
+    def wait_until(self, *, ready: bool) -> None:
         """Wait for `/ready` to say so."""
-        deadline = time.monotonic() + timeout_s
-        while self.is_ready() != ready:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"/ready did not become {ready} within {timeout_s} s")
-            time.sleep(0.05)
+        wait_until(lambda: self.is_ready() == ready)
 
-
-def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    def kill(self, deployment: str) -> None:
+        """SIGKILL a deployment's replica; return when it is gone, so that nothing seen later is still its own."""
+        replica = self.replica(deployment)
+        replica.kill()
+        replica.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -93,7 +89,7 @@ def running_server(
     folders: set[Path] = set()
     try:
         _wait_for_address(popen, folder)
-        model = httpx.get(f"http://127.0.0.1:{port}/version", trust_env=False).json()["model"]
+        model = httpx.get(f"http://127.0.0.1:{port}/version", timeout=PATIENCE_S, trust_env=False).json()["model"]
         yield Server(f"http://127.0.0.1:{port}", model, process)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -109,7 +105,7 @@ def running_server(
             popen.wait()
             if popen.stdout:
                 popen.stdout.close()
-            _, left = psutil.wait_procs(family, timeout=5.0)
+            _, left = psutil.wait_procs(family, timeout=30.0)
             for orphan in left:
                 orphan.kill()
     assert not left, f"left behind: {left}"

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.server import Server
+from tests.patience import PATIENCE_S
 
 COMPARISON = {"kind": "comparison", "prompt": "hi", "candidates": ["a b c", "there what clear another"], "value": 1}
 
@@ -20,7 +21,7 @@ class Caller:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.http = httpx.Client(base_url=server.base_url, timeout=60.0, trust_env=False)
+        self.http = httpx.Client(base_url=server.base_url, timeout=PATIENCE_S, trust_env=False)
 
     def ask(self, user: str) -> dict[str, Any]:
         messages = [{"role": "user", "content": "Tell me about bread."}]
@@ -87,11 +88,10 @@ def test_a_killed_ingress_replica_loses_no_acknowledged_feedback(scripted_server
         for kill in range(num_kills):
             while len(acknowledged) < (kill + 1) * 640 // (num_kills + 1):
                 time.sleep(0.01)
-            scripted_server.replica("Ingress").kill()
-            time.sleep(0.5)
-            scripted_server.wait_until(ready=True, timeout_s=120.0)
+            scripted_server.kill("Ingress")
+            scripted_server.wait_until(ready=True)
         for writer in writers:
             writer.result()
     urls = [f"{scripted_server.base_url}/v1/users/crash-{person}" for person in range(4)]
-    counts = [httpx.get(url, timeout=60.0, trust_env=False).json()["num_events"] for url in urls]
+    counts = [httpx.get(url, timeout=PATIENCE_S, trust_env=False).json()["num_events"] for url in urls]
     assert counts == [160] * 4

@@ -19,6 +19,7 @@ import pytest
 from serve.artifacts.registry import Registry
 from serve.home import Home
 from tests.e2e.server import Server, running_server
+from tests.patience import PATIENCE_S, wait_until
 from tests.serve.publishing import FIRST, SECOND, registry_of, second_artifact
 
 MODEL = "scripted-publishing"
@@ -90,25 +91,24 @@ class Load:
         self.askers: list[Future[None]] = []
 
     def ask(self, number: int) -> None:
-        with httpx.Client(base_url=self.server.base_url, timeout=60.0, trust_env=False) as http:
+        with httpx.Client(base_url=self.server.base_url, timeout=PATIENCE_S, trust_env=False) as http:
             said = http.post("/v1/feedback", json={**COMPARISON, "user": f"u{number}"})
             assert said.status_code == 200, said.text
             while not self.is_over.is_set():
                 self.answers.append(stream(http, f"u{number}"))
 
-    def wait_for(self, version: str, timeout_s: float) -> float:
+    def wait_for(self, version: str) -> float:
         """Wait until everybody's answers come from a version; return the seconds that took."""
         begin = time.monotonic()
-        while time.monotonic() < begin + timeout_s:
-            known = list(self.answers)
-            newest = {answer.user: answer.artifact for answer in known}
-            if len(newest) == NUM_STREAMS and set(newest.values()) == {version}:
-                return time.monotonic() - begin
-            for asker in self.askers:
-                if asker.done():
-                    asker.result()  # raises what went wrong
-            time.sleep(0.02)
-        raise AssertionError(f"{version} does not answer everybody after {timeout_s} s")
+        wait_until(lambda: self._is_everybodys(version))
+        return time.monotonic() - begin
+
+    def _is_everybodys(self, version: str) -> bool:
+        for asker in self.askers:
+            if asker.done():
+                asker.result()  # raises what went wrong
+        newest = {answer.user: answer.artifact for answer in list(self.answers)}
+        return len(newest) == NUM_STREAMS and set(newest.values()) == {version}
 
 
 def test_publishing_and_rolling_back_under_load(server: Server) -> None:
@@ -116,13 +116,13 @@ def test_publishing_and_rolling_back_under_load(server: Server) -> None:
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         load.askers = [pool.submit(load.ask, number) for number in range(NUM_STREAMS)]
         try:
-            load.wait_for(FIRST, 60.0)
+            load.wait_for(FIRST)
             command("publish", SECOND)
-            published_s = load.wait_for(SECOND, 30.0)
+            published_s = load.wait_for(SECOND)
             registry.rollback(MODEL)
-            rolled_back_s = load.wait_for(FIRST, 30.0)
+            rolled_back_s = load.wait_for(FIRST)
             command("publish", SECOND)
-            load.wait_for(SECOND, 30.0)
+            load.wait_for(SECOND)
         finally:
             load.is_over.set()
         for asker in load.askers:
@@ -132,7 +132,6 @@ def test_publishing_and_rolling_back_under_load(server: Server) -> None:
         assert answer.is_personalized
         assert answer.num_prototypes == NUM_PROTOTYPES[answer.artifact]
     print(f"{len(load.answers)} answers; published {published_s:.2f} s, rolled back {rolled_back_s:.2f} s")
-    assert rolled_back_s < 5.0
-    metrics = httpx.get(f"{server.base_url}/metrics", trust_env=False).text
+    metrics = httpx.get(f"{server.base_url}/metrics", timeout=PATIENCE_S, trust_env=False).text
     assert f'palate_artifact_info{{version="{SECOND}"}} 1.0' in metrics
     assert f'palate_artifact_info{{version="{FIRST}"}} 0.0' in metrics

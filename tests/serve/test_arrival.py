@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from serve.api.application import create_app
 from serve.api.context import ApiContext
 from serve.arrival import Arrival, introduce
-from serve.artifacts.registry import JOURNAL, Registry
+from serve.artifacts.registry import JOURNAL, Registry, Signature, signature
 from serve.config import Config, Secrets
 from serve.engines.protocol import ModelInfo
 from serve.engines.scripted_engine import ScriptedEngine
@@ -23,6 +23,7 @@ from serve.home import Home
 from serve.memory import open_memory
 from serve.metrics import Metrics
 from serve.service import LocalService
+from tests.patience import PATIENCE_S, until
 from tests.serve.api.people import MODEL
 from tests.serve.publishing import SECOND, registry_of, second_artifact
 
@@ -74,6 +75,25 @@ async def arrival(tmp_path: Path, registry: Registry, service: Forgetful) -> Arr
     return arrival
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Home]:
+    """How often was looked for something new."""
+    looks: list[Home] = []
+
+    def counted(home: Home) -> Signature:
+        looks.append(home)
+        return signature(home)
+
+    monkeypatch.setattr("serve.arrival.signature", counted)
+    return looks
+
+
+async def look_again(looks: list[Home]) -> None:
+    """Wait until what was found by a later look has been dealt with."""
+    before = len(looks)
+    await until(lambda: len(looks) >= before + 2)
+
+
 def mend(registry: Registry) -> None:
     (registry.home.artifacts / JOURNAL).write_text(json.dumps({MODEL: [SECOND]}))
 
@@ -89,16 +109,16 @@ async def ask(application: FastAPI) -> tuple[str, int]:
 
 
 async def test_a_server_without_an_artifact_takes_the_first_one(
-    arrival: Arrival, registry: Registry, service: Forgetful
+    arrival: Arrival, registry: Registry, service: Forgetful, looks: list[Home]
 ) -> None:
     service.is_restarted = True
     application = create_app(ApiContext(service, arrival.config, arrival.secrets, arrival.metrics))
     assert await ask(application) == ("no_artifact", 503)
     waiting = asyncio.create_task(arrival.memory())
-    await asyncio.sleep(0.1)
+    await look_again(looks)
     assert not waiting.done()
     mend(registry)
-    memory = await asyncio.wait_for(waiting, 10)
+    memory = await asyncio.wait_for(waiting, PATIENCE_S)
     try:
         context = introduce(application, memory)
         assert memory.people.artifact.version == SECOND
@@ -112,18 +132,16 @@ async def test_a_server_without_an_artifact_takes_the_first_one(
 
 
 async def test_engines_that_measure_nothing_must_restart_first(
-    arrival: Arrival, registry: Registry, service: Forgetful, caplog: pytest.LogCaptureFixture
+    arrival: Arrival, registry: Registry, service: Forgetful, looks: list[Home], caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = asyncio.create_task(arrival.memory())
     mend(registry)
-    async with asyncio.timeout(10):
-        while "Restart the server" not in caplog.text:  # noqa: ASYNC110 - files send no event
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    await until(lambda: "Restart the server" in caplog.text)
+    await look_again(looks)
     assert not waiting.done()
     assert "palate_artifact_refusals_total 1.0" in arrival.metrics.render().decode()  # said once
     service.is_restarted = True
-    memory = await asyncio.wait_for(waiting, 10)
+    memory = await asyncio.wait_for(waiting, PATIENCE_S)
     await memory.close()
 
 

@@ -20,9 +20,11 @@ import pytest
 
 from serve.artifacts.scripted import scripted_artifact
 from serve.preferences import Preferences
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.serve.api.people import MODEL
 from tests.serve.replica import spawn
-from tests.user_store.redis_server import RedisServer, free_port
+from tests.user_store.redis_server import RedisServer
 from tests.user_store.samples import NOW
 from user_store.folding import catch_up, effective
 from user_store.open import open_store
@@ -65,7 +67,7 @@ class Replica:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.join(30)
+            self.process.join(PATIENCE_S)
             assert self.process.exitcode is not None
             self.process.close()
 

@@ -34,7 +34,7 @@ async def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 
 def limiter_of(store_url: str, metrics: Metrics | None = None, **sections: object) -> Limiter:
     config = LimitsConfig.model_validate(sections)
-    limiter = open_limiter(config, store_url, RedisOptions(timeout_s=0.5), metrics or Metrics())
+    limiter = open_limiter(config, store_url, RedisOptions(timeout_s=30.0), metrics or Metrics())
     assert limiter is not None
     return limiter
 

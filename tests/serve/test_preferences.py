@@ -1,6 +1,5 @@
 """Stored events to beliefs and back."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -245,15 +244,3 @@ def test_nothing_is_believed_without_counting_events_or_under_another_population
         assert PREFERENCES.posterior(UserState(ANN, posterior=stored)) is None
     assert PREFERENCES.latent(nothing) is None
     assert PREFERENCES.latent(folded) is None
-
-
-def test_reading_a_belief_takes_less_than_a_millisecond() -> None:
-    arrays = PREFERENCES.model.fold(PREFERENCES.model.start(), many(100))
-    state = UserState(ANN, posterior=StoredPosterior(arrays, "a1", LogPosition("e", 100, 0), NOW))
-    PREFERENCES.posterior(state)
-    best = float("inf")
-    for _ in range(20):
-        begin = time.perf_counter()
-        PREFERENCES.posterior(state)
-        best = min(best, time.perf_counter() - begin)
-    assert best < 1e-3

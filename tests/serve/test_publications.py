@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from serve.artifacts.registry import JOURNAL, Registry
+from serve.artifacts.registry import JOURNAL, Registry, Signature, signature
 from serve.artifacts.storage import save
+from serve.home import Home
+from tests.patience import until
 from tests.serve.api.people import MODEL, Palate, running
 from tests.serve.artifacts.test_storage import manifest_of
 from tests.serve.artifacts_for_tests import make_artifact
@@ -38,19 +40,15 @@ def registry(tmp_path: Path) -> Registry:
     return registry_of(tmp_path, second_artifact(MODEL))
 
 
-async def until_serving(palate: Palate, version: str) -> float:
-    """Wait; return how long it took."""
-    begin = time.monotonic()
-    async with asyncio.timeout(10):
-        while palate.memory.people.artifact.version != version:  # noqa: ASYNC110 - files send no event
-            await asyncio.sleep(0.01)
-    return time.monotonic() - begin
+async def until_serving(palate: Palate, version: str) -> None:
+    """Wait until a version is adopted, and said to be."""
+    shown = f'palate_artifact_info{{version="{version}"}} 1.0'
+    await until(lambda: palate.memory.people.artifact.version == version)
+    await until(lambda: shown in palate.context.metrics.render().decode())
 
 
 async def until_refused(palate: Palate) -> str:
-    async with asyncio.timeout(10):
-        while not palate.memory.people.in_service.refusal:  # noqa: ASYNC110 - files send no event
-            await asyncio.sleep(0.01)
+    await until(lambda: palate.memory.people.in_service.refusal != "")
     seen = await palate.see("/v1/operator")
     assert seen["artifact"]["version"] == palate.memory.people.artifact.version
     reason: str = seen["artifact"]["refusal"]
@@ -63,7 +61,7 @@ async def test_a_published_version_serves_and_rollback_takes_it_back(palate: Pal
     before = await palate.ask()
     assert (before["palate"]["artifact"], len(before["palate"]["mixture_weights"])) == (FIRST, 2)
     registry.publish(SECOND)
-    assert await until_serving(palate, SECOND) < 5.0
+    await until_serving(palate, SECOND)
     while (during := await palate.ask())["palate"]["artifact"] == FIRST:
         assert len(during["palate"]["mixture_weights"]) == 2  # the old pair, whole
         assert during["palate"]["personalized"]
@@ -74,7 +72,7 @@ async def test_a_published_version_serves_and_rollback_takes_it_back(palate: Pal
     assert f'palate_artifact_info{{version="{SECOND}"}} 1.0' in metrics
     assert f'palate_artifact_info{{version="{FIRST}"}} 0.0' in metrics
     registry.rollback(MODEL)
-    assert await until_serving(palate, FIRST) < 5.0
+    await until_serving(palate, FIRST)
     await palate.say(**COMPARISON, user="ann")
     after = await palate.ask()
     assert (after["palate"]["artifact"], len(after["palate"]["mixture_weights"])) == (FIRST, 2)
@@ -87,9 +85,11 @@ async def test_everybody_is_read_anew_without_asking(palate: Palate, registry: R
     await until_serving(palate, SECOND)
     index = palate.memory.people.index
     assert index is not None
-    async with asyncio.timeout(10):
-        while await index.size("default") < 3:  # noqa: ASYNC110 - another task does it
-            await asyncio.sleep(0.01)
+
+    async def has_everybody() -> bool:
+        return await index.size("default") == 3
+
+    await until(has_everybody)
     assert (await palate.see("/v1/users/ann/neighbors"))["num_people"] == 3
 
 
@@ -106,9 +106,7 @@ async def test_a_damaged_version_is_refused_and_the_old_one_stays(palate: Palate
     metrics = (await palate.client.get("/metrics")).text
     assert "palate_artifact_refusals_total 1.0" in metrics
     registry.rollback(MODEL)
-    async with asyncio.timeout(10):
-        while palate.memory.people.in_service.refusal:  # noqa: ASYNC110 - files send no event
-            await asyncio.sleep(0.01)
+    await until(lambda: palate.memory.people.in_service.refusal == "")
     assert (await palate.see("/v1/operator"))["artifact"]["refusal"] is None
 
 
@@ -119,11 +117,21 @@ async def test_a_journal_that_cannot_be_read_changes_nothing(palate: Palate, reg
     assert (await palate.ask())["palate"]["artifact"] == FIRST
 
 
-async def test_another_models_version_is_not_taken(tmp_path: Path, palate: Palate) -> None:
+async def test_another_models_version_is_not_taken(
+    tmp_path: Path, palate: Palate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Signature] = []
+
+    def counted(home: Home) -> Signature:
+        looks.append(signature(home))
+        return looks[-1]
+
+    monkeypatch.setattr("serve.publications.signature", counted)
     real = make_artifact("real", MODEL)  # published for a real engine under the same name
     registry = registry_of(tmp_path, real)
     registry.publish("real")
-    await asyncio.sleep(0.2)
+    published = signature(registry.home)
+    await until(lambda: looks.count(published) >= 2)  # the first of them is over
     assert palate.memory.people.artifact.version == FIRST
     assert not palate.memory.people.in_service.refusal
 
@@ -137,11 +145,11 @@ async def test_a_version_named_by_the_configuration_stays(tmp_path: Path) -> Non
 
 
 async def until_tried(palate: Palate, name: str | None) -> None:
-    async with asyncio.timeout(10):
-        while (trial := palate.memory.people.in_service.trial) is None or trial.experiment.name != name:
-            if trial is None and name is None:
-                return
-            await asyncio.sleep(0.01)
+    def is_tried() -> bool:
+        trial = palate.memory.people.in_service.trial
+        return (trial and trial.experiment.name) == name
+
+    await until(is_tried)
 
 
 async def test_an_experiment_serves_a_share_of_people_with_its_candidate(
@@ -179,7 +187,6 @@ async def test_an_experiment_serves_a_share_of_people_with_its_candidate(
     assert "experiment" not in several["palate"]
     registry.stop_experiment(MODEL)
     await until_tried(palate, None)
-    await asyncio.sleep(0.05)
     for name in names:
         await palate.ask(name)
         await palate.memory.people.settled()

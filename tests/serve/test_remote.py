@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from serve import remote
@@ -16,6 +16,7 @@ from serve.engines.protocol import Delta, GenerationRequest, ModelInfo, Output, 
 from serve.errors import EngineUnavailable, GenerationFailed
 from serve.remote import RayService
 from serve.transport import Failure, OutputReceiver
+from tests.patience import PATIENCE_S
 
 MODEL = ModelInfo("m", 2_048, has_tools=False, created=0)
 WHOLE = GenerationRequest("r", Sampling(), text="hi")
@@ -63,6 +64,7 @@ class Handle:
 async def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
     monkeypatch.setattr(remote, "PROBE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(remote, "PROBE_PERIOD_S", 0.01)
+    monkeypatch.setattr(remote, "SILENCE_S", 3_600.0)
     return Handle()
 
 
@@ -76,7 +78,7 @@ async def service(handle: Handle) -> AsyncIterator[RayService]:
 
 
 async def until(service: RayService, *, ready: bool) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while await service.is_ready() != ready:  # noqa: ASYNC110 - found by a probe in the background
             await asyncio.sleep(0.005)
 
@@ -84,7 +86,7 @@ async def until(service: RayService, *, ready: bool) -> None:
 async def probed(handle: Handle, times: int = 3) -> None:
     """Wait until so many probes have been given up or answered."""
     begun = len(handle.probe.calls)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while len(handle.probe.calls) <= begun + times:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.005)
 
@@ -111,10 +113,10 @@ async def test_silence_is_believed_after_a_while(
 ) -> None:
     running = asyncio.create_task(first(service.generate(WHOLE)))
     await asyncio.sleep(0)
-    monkeypatch.setattr(remote, "SILENCE_S", 0.3)
     handle.probe.answer = None
     await probed(handle, 2)
     assert await service.is_ready()
+    monkeypatch.setattr(remote, "SILENCE_S", 0.01)
     await until(service, ready=False)
     handle.generate.calls[0].future.set_result(DONE)
     await running
@@ -134,6 +136,15 @@ async def test_a_request_that_dies_with_its_replica_is_believed_at_once(service:
     await until(service, ready=True)
     handle.generate.calls[1].future.set_result(DONE)
     await others[1]
+
+
+async def test_a_cancelled_request_is_no_absence(service: RayService, handle: Handle) -> None:
+    running = asyncio.create_task(first(service.generate(WHOLE)))
+    await asyncio.sleep(0)
+    handle.generate.calls[0].future.set_exception(RequestCancelledError("r"))
+    with pytest.raises(GenerationFailed, match="cancelled"):
+        await running
+    assert await service.is_ready()
 
 
 async def test_a_full_queue_says_nothing_new_and_a_sick_engine_does(service: RayService, handle: Handle) -> None:

@@ -9,7 +9,8 @@ import zmq
 
 from serve.engines.protocol import Delta, Output
 from serve.errors import ContextLengthExceeded, EngineUnavailable, InvalidRequest, PalateError, restore
-from serve.transport import Failure, OutputReceiver, OutputSender, ReplyTo
+from serve.transport import Failure, Frame, OutputReceiver, OutputSender, ReplyTo
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -58,8 +59,10 @@ async def test_strangers_cannot_add_to_a_stream(receiver: OutputReceiver) -> Non
         push.connect(receiver.address)
         push.send(b"not msgpack at all")
         push.send(msgspec.msgpack.encode([{"stream": reply_to.stream}]))
-    stranger.send(reply_to, _output(2))  # the receiver still reads
-    assert (await asyncio.wait_for(queue.get(), 5)).output == _output(2)
+        push.send(msgspec.msgpack.encode([Frame(reply_to.stream, _output(2))]))  # after those: the receiver still reads
+    assert (await asyncio.wait_for(queue.get(), PATIENCE_S)).output == _output(2)
+    stranger.send(reply_to, _output(3))
+    assert (await asyncio.wait_for(queue.get(), PATIENCE_S)).output == _output(3)
     assert queue.empty()
     stranger.close()
 
@@ -70,7 +73,7 @@ async def test_a_closed_stream_is_forgotten(receiver: OutputReceiver) -> None:
     receiver.close(gone)
     sender.send(gone, _output(1))
     sender.send(kept, _output(2))
-    assert (await asyncio.wait_for(kept_queue.get(), 5)).output == _output(2)
+    assert (await asyncio.wait_for(kept_queue.get(), PATIENCE_S)).output == _output(2)
     assert gone_queue.empty()
     sender.close()
 

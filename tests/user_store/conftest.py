@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import wait_until
 from tests.user_store.redis_server import INSTALL, RedisServer, find_binary
 from user_store.open import open_store
+from user_store.redis_client import RedisOptions
 from user_store.store import UserStore
 
 
@@ -32,8 +34,7 @@ def redis_cluster(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -
     server = RedisServer(redis_binary, folder, {"cluster-enabled": "yes", "cluster-announce-ip": "127.0.0.1"})
     server.start()
     server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-    while "cluster_state:ok" not in server.command("CLUSTER", "INFO"):
-        pass
+    wait_until(lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"))
     yield server
     server.stop()
 
@@ -61,6 +62,6 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[UserStore]:
-    opened = await open_store(store_url)
+    opened = await open_store(store_url, RedisOptions(timeout_s=60.0))  # a busy machine is no store that is away
     yield opened
     await opened.close()

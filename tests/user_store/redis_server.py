@@ -5,9 +5,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.patience import wait_until
+from tests.ports import free_port
 
 INSTALL = ("apt-get", "install", "-y", "-qq", "redis-server")
 
@@ -22,16 +24,6 @@ def find_binary() -> str | None:
         subprocess.run(INSTALL, check=False, timeout=240, env=environment, **quiet)  # type: ignore[call-overload]
         binary = shutil.which("redis-server")
     return binary
-
-
-def free_port() -> int:
-    """Ask the kernel for a port; below 45000, since a cluster node also takes port + 10000."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 45_000:
-            return port
 
 
 @dataclass
@@ -54,13 +46,11 @@ class RedisServer:
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen([self.binary, *arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while not self._answers():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise RuntimeError((self.folder / "log").read_text())
-            time.sleep(0.02)
+        wait_until(self._answers)
 
     def _answers(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise RuntimeError((self.folder / "log").read_text())
         try:
             return self.command("PING").startswith(("+PONG", "-NOAUTH"))
         except OSError:
@@ -68,7 +58,7 @@ class RedisServer:
 
     def command(self, *words: str) -> str:
         """Send one command over plain TCP; return the raw reply's first bytes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.recv(65_536).decode()
 

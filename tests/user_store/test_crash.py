@@ -99,11 +99,10 @@ class Writers:
             time.sleep(0.005)
 
     def kill_one(self, index: int) -> None:
-        """SIGKILL a process and start it again."""
+        """SIGKILL a process and start it again; what of its last words is not read yet, its successor repeats."""
         process = self.processes[index]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(0.05)  # what it wrote to the pipe is read before it is decided where its successor starts
         self.spawn(index)
 
     def finish(self) -> None:

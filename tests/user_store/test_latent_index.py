@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.patience import PATIENCE_S
 from tests.user_store.samples import NOW, event, features
 from user_store import latent_index
 from user_store.errors import StoreUnavailable
@@ -250,7 +251,7 @@ async def test_training_blocks_neither_loop_nor_search(monkeypatch: pytest.Monke
     gate = threading.Event()
 
     def slow(vectors: Vectors, options: IndexOptions) -> object:
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         return train_lists(vectors, options)
 
     monkeypatch.setattr(latent_index, "train_lists", slow)

@@ -47,7 +47,7 @@ async def test_rebuilt_posteriors_equal_stored_ones(store: UserStore) -> None:
     await fill(store)
     stored = {key: one async for key, one in store.iter_posteriors("acme")}
     progress = Counter()
-    assert await rebuild(store, ADDING, progress, now=NOW) == 80
+    assert (await rebuild(store, ADDING, progress, now=NOW)).posteriors == 80
     async for key, one in store.iter_posteriors("acme"):
         for name, array in one.arrays.items():
             np.testing.assert_allclose(array.astype(float), stored[key].arrays[name].astype(float), atol=1e-12)
@@ -58,7 +58,7 @@ async def test_rebuilt_posteriors_equal_stored_ones(store: UserStore) -> None:
 async def test_a_rebuild_settles_what_still_waits(store: UserStore) -> None:
     await store.append_event(event("e1", completion_ids=("c1",), is_pending=True))
     await store.put_completion(completion("c1"))  # and then the process died
-    assert await rebuild(store, ADDING, Counter(), now=NOW) == 1
+    assert (await rebuild(store, ADDING, Counter(), now=NOW)).posteriors == 1
     state = await store.get_state(ANN)
     assert state.posterior is not None
     assert (int(state.posterior.arrays["count"]), state.num_pending, state.is_current) == (1, 0, True)
@@ -67,7 +67,7 @@ async def test_a_rebuild_settles_what_still_waits(store: UserStore) -> None:
 async def test_a_rebuild_mends_a_wrong_posterior_and_skips_empty_people(store: UserStore) -> None:
     position = (await store.append_event(event("e1", evidence={"x": features(1, D)}))).position
     await store.put_posterior(ANN, posterior(9, position), expected_version=0)
-    assert await rebuild(store, ADDING, Counter(), now=NOW) == 1
+    assert (await rebuild(store, ADDING, Counter(), now=NOW)).posteriors == 1
     state = await store.get_state(ANN)
     assert state.posterior is not None
     np.testing.assert_allclose(state.posterior.arrays["shift"].astype(float), features(1, D), rtol=1e-6)
@@ -84,6 +84,24 @@ async def test_a_copy_holds_the_same_and_may_be_repeated(store: UserStore, tmp_p
         assert [one.id for one in await target.read_log(key)] == [one.id for one in await store.read_log(key)]
         assert (await target.get_state(key)).is_current
     await target.close()
+
+
+async def test_one_persons_damage_keeps_nobody_else_from_being_rebuilt_and_copied(tmp_path: Path) -> None:
+    path = tmp_path / "palate.db"
+    store, target = open_sqlite(path), open_sqlite(tmp_path / "target.db")
+    await fill(store)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE events SET body = '{' WHERE id IN ('e2-1', 'e50-1')")
+    progress = Counter()
+    rebuilt = await rebuild(store, ADDING, progress, now=NOW)
+    assert (rebuilt.people, rebuilt.posteriors, rebuilt.num_problems, progress.total) == (80, 78, 2, 80)
+    copied = await copy(store, target, Counter(), now=NOW)
+    assert (copied.people, copied.copied, copied.events, copied.num_problems) == (80, 78, 156, 2)
+    assert rebuilt.problems == copied.problems == (await check(store, Counter())).problems
+    assert rebuilt.problems[0].startswith("acme: person 2: ")
+    assert "cannot be read" in rebuilt.problems[0]
+    for one in (store, target):
+        await one.close()
 
 
 async def test_damage_is_reported_without_naming_people(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.user_store.redis_server import RedisServer, free_port
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
+from tests.user_store.redis_server import RedisServer
 from tests.user_store.samples import ANN, NOW, completion, event, posterior
 from user_store.errors import CorruptRecord, SchemaMismatch, StoreUnavailable
 from user_store.open import check_url, migrate_store, open_store, sqlite_path
@@ -59,7 +61,7 @@ async def test_every_key_of_a_completion_expires(redis_server: RedisServer) -> N
     assert 0 < lives.pop("data") <= 100_000
     month_ms = (30 * 86_400 + 100) * 1000
     assert set(lives) == {"gone", "completions"}
-    assert all(month_ms - 5000 < life <= month_ms for life in lives.values())
+    assert all(month_ms - 600_000 < life <= month_ms for life in lives.values())
 
 
 async def test_an_answer_stored_during_a_deletion_does_not_stay(redis_server: RedisServer) -> None:
@@ -117,7 +119,7 @@ async def test_an_unreadable_posterior_does_not_stop_a_scan(redis_server: RedisS
 
 async def test_redis_gone_is_unavailable_at_once_and_back_again(own_server: RedisServer) -> None:
     own_server.start()
-    store = await open_store(own_server.url, RedisOptions(timeout_s=0.5))
+    store = await open_store(own_server.url, RedisOptions(timeout_s=60.0))
     await store.append_event(event("e1"))
     own_server.kill()
     started = time.monotonic()
@@ -126,7 +128,7 @@ async def test_redis_gone_is_unavailable_at_once_and_back_again(own_server: Redi
             await call
     health = await store.health()
     assert (health.is_available, health.durability) == (False, "unknown")
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 60.0  # none of the four waited for its time to pass
     own_server.start()
     await store.append_event(event("e2"))
     await store.close()
@@ -190,14 +192,13 @@ def sentinel_port(own_server: RedisServer, tmp_path: Path) -> Iterator[int]:
 
 
 async def test_sentinel_names_the_master(sentinel_port: int) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            store = await open_store(f"redis+sentinel://127.0.0.1:{sentinel_port},127.0.0.1:1/mymaster/0")
-            break
-        except StoreUnavailable:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                store = await open_store(f"redis+sentinel://127.0.0.1:{sentinel_port},127.0.0.1:1/mymaster/0")
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
     await store.append_event(event("e1"))
     assert len(await store.read_log(ANN)) == 1
     await store.close()

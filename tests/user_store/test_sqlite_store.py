@@ -5,11 +5,13 @@ import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.user_store.samples import ANN, event, posterior
 from user_store.errors import SchemaMismatch, StoreUnavailable
 from user_store.sqlite_schema import MIGRATIONS, migrate, schema_version
@@ -65,33 +67,48 @@ def test_what_is_no_database_is_unavailable(tmp_path: Path, name: str) -> None:
         open_sqlite(tmp_path / name)
 
 
+async def hold_writer(store: SqliteStore) -> Callable[[], Awaitable[None]]:
+    """Keep the writer busy with a transaction of its own; return what lets it go on."""
+    is_held, gate = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        is_held.set()
+        gate.wait(PATIENCE_S)
+
+    held = asyncio.create_task(store._writer.run(hold))
+    await asyncio.to_thread(is_held.wait, PATIENCE_S)
+
+    async def let_go() -> None:
+        await asyncio.sleep(0)  # every task that was created has queued its operation
+        gate.set()
+        await held
+
+    return let_go
+
+
 async def test_concurrent_appends_share_one_transaction(tmp_path: Path) -> None:
     store = open_sqlite(tmp_path / "palate.db")
-    gate = threading.Event()
-    held = asyncio.create_task(store._writer.run(lambda _: gate.wait(10)))
+    said: list[str] = []
+    await store._writer.run(lambda connection: connection.set_trace_callback(said.append))
+    let_go = await hold_writer(store)
+    said.clear()
     writes = [asyncio.create_task(store.append_event(event(f"e{number}"))) for number in range(100)]
-    await asyncio.sleep(0.05)
-    commits: list[str] = []
-    tracing = asyncio.create_task(store._writer.run(lambda c: c.set_trace_callback(commits.append)))
-    await asyncio.sleep(0)
-    gate.set()
-    await asyncio.gather(held, tracing, *writes)
+    await let_go()
+    await asyncio.gather(*writes)
     await store.append_event(event("last"))
     await store.close()
-    assert sum(statement == "COMMIT" for statement in commits) == 2  # the hundred, and the last
+    assert said.count("COMMIT") == 3  # what held them up, the hundred, and the last
 
 
 async def test_one_bad_operation_does_not_undo_its_neighbours(tmp_path: Path) -> None:
     store = open_sqlite(tmp_path / "palate.db")
-    gate = threading.Event()
-    held = asyncio.create_task(store._writer.run(lambda _: gate.wait(10)))
+    let_go = await hold_writer(store)
     good = asyncio.create_task(store.append_event(event("e1")))
     bad = asyncio.create_task(store.put_posterior(ANN, posterior(), expected_version=2**70))
     also_good = asyncio.create_task(store.append_event(event("e2")))
-    await asyncio.sleep(0.01)
-    gate.set()
-    outcomes = await asyncio.gather(held, good, bad, also_good, return_exceptions=True)
-    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, False, True, False]
+    await let_go()
+    outcomes = await asyncio.gather(good, bad, also_good, return_exceptions=True)
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]
     assert [one.id for one in await store.read_log(ANN)] == ["e1", "e2"]
     await store.close()
 

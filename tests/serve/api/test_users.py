@@ -210,7 +210,9 @@ async def test_the_snapshot_of_tastes_goes_with_the_person(palate: Palate) -> No
     await people.index.save(people.in_service.current.snapshot)
     assert b"ann" in people.in_service.current.snapshot.read_bytes()
     await palate.client.delete("/v1/users/ann")
-    assert not people.in_service.current.snapshot.exists()
+    # An index that was being built beside it may be saved now, without the person.
+    snapshot = people.in_service.current.snapshot
+    assert not snapshot.exists() or b"ann" not in snapshot.read_bytes()
 
 
 async def test_questions_start_with_the_opening_ones_and_then_tell_most(palate: Palate) -> None:

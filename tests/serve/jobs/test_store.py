@@ -46,11 +46,23 @@ def test_check_counts_and_rebuild_mends(url: str) -> None:
     assert "3 posteriors, 0 behind their log" in call("check", "--url", url).output
 
 
-def test_check_fails_on_damage(url: str) -> None:
+def damage(url: str) -> None:
+    """Make the event of the second of three people unreadable."""
     with closing(connect(Path(url.removeprefix("sqlite://")))) as connection:
         connection.execute("UPDATE events SET body = '{' WHERE id = 'e1'")
-    result = call("check", "--url", url)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("check", "3 people"), ("rebuild", "2 posteriors rebuilt"), ("copy", "2 people, 2 events copied")],
+)
+def test_damage_is_named_and_keeps_nobody_elses_data_back(url: str, tmp_path: Path, command: str, said: str) -> None:
+    damage(url)
+    places = ["--from", url, "--to", f"sqlite://{tmp_path}/copy.db"] if command == "copy" else ["--url", url]
+    result = call(command, *places)
     assert result.exit_code == 1
+    assert said in result.output
+    assert "problem: acme: person 1: " in result.output
     assert "1 problems" in result.output
     assert "user1" not in result.output
 

@@ -1,4 +1,4 @@
-"""The feedback desk with a store that fails at chosen moments: what was acknowledged arrives, and counts as it must."""
+"""Feedback with a store that fails at chosen moments: what was acknowledged arrives, and counts as it must."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
+from serve.delivery import Courier, deliver_forever
 from serve.editions import Edition
 from serve.engines.scripted_engine import ScriptedEngine
-from serve.feedback import FeedbackDesk, Statement, deliver_forever
+from serve.feedback import FeedbackDesk
 from serve.metrics import Metrics
 from serve.people import Candidates, People
 from serve.preferences import Preferences
 from serve.profiles import ProfileChange, change_profile
 from serve.service import LocalService
 from serve.spooling import SpoolFolder
+from serve.statements import Statement
+from tests.patience import PATIENCE_S
 from tests.serve.artifacts_for_tests import P, make_artifact
 from tests.user_store.samples import ANN, NOW, event, features
 from user_store.errors import CorruptRecord, StoreUnavailable
@@ -90,6 +93,11 @@ def desk(people: People, spool: SpoolFolder) -> FeedbackDesk:
     return FeedbackDesk(people, service, Metrics(), spool=spool)
 
 
+@pytest.fixture
+def courier(people: People, spool: SpoolFolder) -> Courier:
+    return Courier(people, spool, Metrics())
+
+
 def thumb(value: int, key: UserKey = ANN, **changes: Any) -> Statement:
     return Statement(FeedbackKind.THUMB, value, (f"c-{key.user}",), user=key.user, **changes)
 
@@ -117,14 +125,14 @@ OUTAGE = ("get_completion", "get_state", "append_event", "append_events")
 
 @pytest.mark.parametrize("fails", ["get_completion", "attach_evidence", "put_posterior", "list_pending"])
 async def test_what_was_spooled_counts_although_the_store_fails_right_after_its_delivery(
-    desk: FeedbackDesk, people: People, store: Failing, spool: SpoolFolder, fails: str
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing, spool: SpoolFolder, fails: str
 ) -> None:
     await answer(people)
     store.fail(*OUTAGE)
     assert (await desk.receive(ANN.tenant, thumb(1))).is_spooled
     store.heal()
     store.fail(fails, times=1)
-    assert await desk.deliver() == 1
+    assert await courier.deliver() == 1
     assert await spool.size() == 0
     assert await num_counting(people) == 1
     (found,) = await log_of(people)
@@ -154,26 +162,31 @@ async def both_say_something_in_an_outage(desk: FeedbackDesk, people: People, st
 
 
 async def test_one_persons_damage_keeps_nobody_elses_feedback_back(
-    desk: FeedbackDesk, people: People, store: Failing, spool: SpoolFolder, caplog: pytest.LogCaptureFixture
+    desk: FeedbackDesk,
+    courier: Courier,
+    people: People,
+    store: Failing,
+    spool: SpoolFolder,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await both_say_something_in_an_outage(desk, people, store)
     store.fail("get_state", error=CorruptRecord("the arrays of a posterior cannot be read"))
     store.victim = ANN
     with caplog.at_level(logging.WARNING, "palate"):
-        assert await desk.deliver() == 1
-        await desk.deliver()
+        assert await courier.deliver() == 1
+        await courier.deliver()
     assert await num_counting(people, BEN) == 1
     assert await spool.size() == 1  # safe until it can be taken
     assert [record.getMessage() for record in caplog.records] == [
         "feedback of 1 people stays in the spool: CorruptRecord"
     ]
     store.heal()
-    assert await desk.deliver() == 1
+    assert await courier.deliver() == 1
     assert await num_counting(people) == 1
 
 
 async def test_delivery_outlives_what_the_spools_own_disk_does(
-    desk: FeedbackDesk, people: People, spool: SpoolFolder, monkeypatch: pytest.MonkeyPatch
+    courier: Courier, people: People, spool: SpoolFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [OSError("no space"), StoreUnavailable("locked")]
     size = spool.size
@@ -185,8 +198,8 @@ async def test_delivery_outlives_what_the_spools_own_disk_does(
 
     monkeypatch.setattr(spool, "size", failing)
     await spool.add(event("e1"))
-    delivering = asyncio.create_task(deliver_forever(desk, 0.001))
-    async with asyncio.timeout(10):
+    delivering = asyncio.create_task(deliver_forever(courier, 0.001))
+    async with asyncio.timeout(PATIENCE_S):
         while failures:  # noqa: ASYNC110 - the loop sends no event
             await asyncio.sleep(0.001)
         await spool.add(event("e2"))
@@ -198,18 +211,18 @@ async def test_delivery_outlives_what_the_spools_own_disk_does(
 
 
 async def test_damage_that_shows_while_learning_keeps_nobody_else_from_learning(
-    desk: FeedbackDesk, people: People, store: Failing
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing
 ) -> None:
     await both_say_something_in_an_outage(desk, people, store)
     store.fail("read_log", error=CorruptRecord("event 1 cannot be read"))
     store.victim = ANN
-    assert await desk.deliver() == 2
+    assert await courier.deliver() == 2
     state = await people.store.get_state(BEN)
     assert (state.is_current, state.num_pending) == (True, 0)
 
 
 async def test_newer_feedback_counts_and_not_what_waited_in_the_spool(
-    desk: FeedbackDesk, people: People, store: Failing
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing
 ) -> None:
     await answer(people)
     store.fail(*OUTAGE)
@@ -218,7 +231,7 @@ async def test_newer_feedback_counts_and_not_what_waited_in_the_spool(
     people.clock = lambda: NOW + 1.0
     await desk.receive(ANN.tenant, thumb(-1))
     before = (await people.taste(ANN)).posterior
-    assert await desk.deliver() == 1
+    assert await courier.deliver() == 1
     after = (await people.taste(ANN)).posterior
     assert before is not None
     assert after is not None
@@ -228,14 +241,14 @@ async def test_newer_feedback_counts_and_not_what_waited_in_the_spool(
 
 @pytest.mark.parametrize("away", [OUTAGE, ("get_state",)])
 async def test_what_is_sent_while_learning_is_paused_never_counts_although_the_pause_could_not_be_seen(
-    desk: FeedbackDesk, people: People, store: Failing, away: tuple[str, ...]
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing, away: tuple[str, ...]
 ) -> None:
     await answer(people)
     await change_profile(people, ANN, ProfileChange(is_learning_paused=True))
     store.fail(*away)
     assert (await desk.receive(ANN.tenant, thumb(1))).is_spooled
     store.heal()
-    assert await desk.deliver() == 1
+    assert await courier.deliver() == 1
     await change_profile(people, ANN, ProfileChange(is_learning_paused=False))
     assert await num_counting(people) == 0
     (found,) = await log_of(people)
@@ -245,7 +258,7 @@ async def test_what_is_sent_while_learning_is_paused_never_counts_although_the_p
 
 
 async def test_who_is_erased_does_not_return_from_a_spool_of_this_machine(
-    desk: FeedbackDesk, people: People, store: Failing, spool: SpoolFolder, tmp_path: Path
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing, spool: SpoolFolder, tmp_path: Path
 ) -> None:
     other = SpoolFolder(tmp_path / "spool")  # of a living process
     await other.add(event("e1"))
@@ -256,7 +269,7 @@ async def test_who_is_erased_does_not_return_from_a_spool_of_this_machine(
     await spool.add(event("e4", BEN))
     await people.store.append_event(event("e5"))
     assert (await desk.erase(ANN)).events == 4
-    await desk.deliver()
+    await courier.deliver()
     await other.deliver(store.append_events)
     await other.close()
     assert not (await people.store.get_state(ANN)).is_known
@@ -264,12 +277,12 @@ async def test_who_is_erased_does_not_return_from_a_spool_of_this_machine(
 
 
 async def test_feedback_about_an_answer_that_the_store_never_knew_ends_after_a_day(
-    desk: FeedbackDesk, people: People, store: Failing
+    desk: FeedbackDesk, courier: Courier, people: People, store: Failing
 ) -> None:
     store.fail(*OUTAGE)
     await desk.receive(ANN.tenant, thumb(1))
     store.heal()
-    await desk.deliver()
+    await courier.deliver()
     (found,) = await log_of(people)
     assert found.is_pending
     people.clock = lambda: NOW + 2 * 86_400.0
