@@ -12,7 +12,7 @@ from serve.home import Home
 from serve.jobs.chain.stages import Stages, command
 
 SAMPLES = 6  # answers to each learning prompt, that adapters learn from
-TRAINING = ("--pairs", "2", "--steps", "24", "--batch-size", "8", "--lr", "1e-3")
+TRAINING = ("--pairs", "2", "--steps", "20", "--batch-size", "8", "--lr", "1e-3")
 JUDGING = ("--prompts", "24", "--samples", "2")
 NOBODY_WON = 3
 

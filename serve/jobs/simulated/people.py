@@ -98,7 +98,9 @@ def draw_people(num: int, plain: Array, seed: int, common: Common = NOTHING_COMM
     for number, kind in enumerate(kinds):
         weights = _weights(kind, num_properties, correlation, rng)
         earlier = _weights("sparse", num_properties, correlation, rng) if kind == "drifting" else weights
-        weights, earlier = (_mixed(own, groups[number % common.num_groups], plain, common) for own in (weights, earlier))
+        weights, earlier = (
+            _mixed(own, groups[number % common.num_groups], plain, common) for own in (weights, earlier)
+        )
         raw = plain @ weights
         people.append(
             Person(f"person-{seed}-{number}", kind, weights, earlier, float(raw.mean()), float(max(raw.std(), 1e-9)))
