@@ -2,8 +2,9 @@
 
 Steering follows all that a person is believed to like, Δ = w₀ + E[w | feedback], since states tilted by exp(β r·φ) move
 along C·r: what everybody likes as well as what is the person's own. Certainty scales the dose, a gate keeps doubtful
-tastes from steering at all, a limit keeps text fluent. Explicit weights add arithmetically (Directional Preference Alignment, Wang et al. 2024). Knows nothing of
-engines, texts or how the posterior was made; docs/routing.md has the equations and the reasons for the defaults.
+tastes from steering at all, a limit keeps text fluent. Explicit weights add arithmetically (Directional Preference
+Alignment, Wang et al. 2024). Knows nothing of engines, texts or how the posterior was made; docs/routing.md has the
+equations and the reasons for the defaults.
 """
 
 import math

@@ -79,7 +79,8 @@ def test_what_everybody_likes_is_steered_along_as_well() -> None:
     towards, away = (route(lukewarm, plain_space(one), CONFIG, Wishes()) for one in (people, POPULATION))
     np.testing.assert_allclose(towards.judge.mean, towards.taste.mean + people.base_weights)
     assert towards.steering_coefficients @ towards.judge.mean == pytest.approx(np.linalg.norm(towards.judge.mean))
-    assert towards.steering_coefficients[0] > 0.9 > 0.0 > away.steering_coefficients[0]
+    assert towards.steering_coefficients[0] > 0.9
+    assert away.steering_coefficients[0] < 0.0
 
 
 def test_the_surer_a_common_taste_the_sooner_it_steers() -> None:

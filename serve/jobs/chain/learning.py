@@ -12,7 +12,7 @@ from serve.home import Home
 from serve.jobs.chain.stages import Stages, command
 
 SAMPLES = 6  # answers to each learning prompt, that adapters learn from
-TRAINING = ("--pairs", "2", "--steps", "20", "--batch-size", "8", "--lr", "1e-3")
+TRAINING = ("--pairs", "1", "--steps", "12", "--batch-size", "8", "--lr", "2e-3")
 JUDGING = ("--prompts", "24", "--samples", "2")
 NOBODY_WON = 3
 
@@ -26,7 +26,7 @@ class Learned:
 
 
 def learn(home: Home, stages: Stages, max_tokens: int) -> Learned:
-    """Fit, look for directions, and adapt; an adapter that does not win is a finding, and the fitted version goes on."""
+    """Fit, look for directions, and adapt; without an adapter that wins, the fitted version goes on."""
     with stages.timed("fit"):
         _, printed = command("fit", "--url", home.store_url)
     fitted = Path(printed.splitlines()[-1]).name

@@ -2,7 +2,7 @@
 
 Families: sparse (two or three properties), dense (all), contradictory (two properties that exclude one another in plain
 text, both wanted), drifting (another taste for the first half of the feedback). Part of what they like may be common to
-all of them, or to each of several groups, however they are drawn: an app's users are of a kind. Deterministic under a seed.
+all of them, or to each of several groups, whoever is drawn: an app's users are of a kind. Deterministic under a seed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def draw_people(num: int, plain: Array, seed: int, common: Common = NOTHING_COMM
 
 
 def _mixed(own: Array, group: Array, plain: Array, common: Common) -> Array:
-    """Add a group's taste (A,) to a person's own (A,), so that it makes its share of the variance over plain answers."""
+    """Add a group's taste (A,) to a person's own (A,): it makes its share of the variance over plain answers."""
     if not common.share:
         return own
     parts = [weights / max(float((plain @ weights).std()), 1e-9) for weights in (group, own)]

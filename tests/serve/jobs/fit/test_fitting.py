@@ -81,7 +81,8 @@ def test_what_is_learned_leans_on_the_large_movements_of_the_states() -> None:
     for parent in (PARENT, small):
         learned = refit(parent, table_of(60), places(60), CONFIG).artifact.population.basis[-2]
         shares.append(learned[-1] ** 2 / (learned @ learned))
-    assert shares[1] < 0.01 < 0.2 < shares[0]
+    assert shares[0] > 0.2
+    assert shares[1] < 0.01
 
 
 def test_too_few_people_are_refused() -> None:
