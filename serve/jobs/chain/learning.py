@@ -11,7 +11,7 @@ from serve.errors import ConfigurationError
 from serve.home import Home
 from serve.jobs.chain.stages import Stages, command
 
-SAMPLES = 6  # answers to each learning prompt, that adapters learn from
+SAMPLES = 4  # answers to each learning prompt, that adapters learn from
 TRAINING = ("--pairs", "1", "--steps", "12", "--batch-size", "8", "--lr", "2e-3")
 JUDGING = ("--prompts", "48", "--samples", "1")
 NOBODY_WON = 3
