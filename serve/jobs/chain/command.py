@@ -35,6 +35,7 @@ from serve.jobs.simulated.server import started
 from serve.jobs.simulated.tastes import TasteFamily
 
 K = 3  # pieces of feedback before people are served
+NUM_PROMPTS = 30  # that people are served, all together; plain answers to each are what gains are counted from
 TAUGHT_SEED = 1_000  # of those who teach; those who are served have another
 LEARNING = ("traffic", "fit", "steer", "answers", "adapt", "release", "publish")
 LIMIT_S = 1_800.0
@@ -228,7 +229,7 @@ async def _gains(client: Client, size: Size, plain: dict[str, list[Served]]) -> 
         common=size.common,
         is_halving=True,
     )
-    experiment = Experiment(client, plan, roles[0], roles[1], None, lambda _: None, plain=plain)
+    experiment = Experiment(client, plan, roles[0], roles[1][:NUM_PROMPTS], None, lambda _: None, plain=plain)
     with tqdm(desc="served", unit=" answers") as bar:
         experiment.progress = bar.update
         await experiment.run()
