@@ -84,8 +84,8 @@ class Outcome:
 @click.option(
     "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), help="Palate's configuration."
 )
-@click.option("--people", default=200, show_default=True, type=click.IntRange(40), help="Who teach.")
-@click.option("--events", default=12, show_default=True, type=click.IntRange(4), help="Comparisons of each.")
+@click.option("--people", default=300, show_default=True, type=click.IntRange(40), help="Who teach.")
+@click.option("--events", default=8, show_default=True, type=click.IntRange(4), help="Comparisons of each.")
 @click.option("--served", default=40, show_default=True, type=click.IntRange(2), help="People served before and after.")
 @click.option("--prompts-per-person", default=6, show_default=True, type=click.IntRange(2))
 @click.option("--best-of", default=4, show_default=True, type=click.IntRange(1, 32))
