@@ -1,9 +1,10 @@
 """Turn what is known of a person into a route: mixture weights, steering, adapter, and the weights that judge.
 
-Steering follows the person's deviation from what anybody gets, Δ = E[w | feedback] − E[w], since states tilted by
-exp(β w·φ) move along C·w; certainty scales the dose, a gate keeps doubtful tastes from steering at all, a limit keeps
-text fluent. Explicit weights add arithmetically (Directional Preference Alignment, Wang et al. 2024). Knows nothing of
-engines, texts or how the posterior was made; docs/routing.md has the equations and the reasons for the defaults.
+Steering follows all that a person is believed to like, Δ = w₀ + E[w | feedback], since states tilted by exp(β r·φ) move
+along C·r: what everybody likes as well as what is the person's own. Certainty scales the dose, a gate keeps doubtful
+tastes from steering at all, a limit keeps text fluent. Explicit weights add arithmetically (Directional Preference
+Alignment, Wang et al. 2024). Knows nothing of engines, texts or how the posterior was made; docs/routing.md has the
+equations and the reasons for the defaults.
 """
 
 import math
@@ -169,7 +170,7 @@ def judge_of(population: Population, posterior: Posterior | None) -> Mixture:
 def narrowing(taste: Mixture, prior: Mixture, direction: Array) -> float:
     """Measure how much of the doubt along `direction` (D,) is gone, 0 to 1: 1 − Var[w·d | feedback] / before.
 
-    Before is the prior's variance or, for somebody farther out than it expects, the squared distance from the pool plus
+    Before is the prior's variance or, for somebody farther out than it expects, the squared distance from its mean plus
     what is left: a person between two far prototypes may have more variance than the prior and still a clear direction.
     """
     after = float(direction @ taste.covariance @ direction)
@@ -205,14 +206,14 @@ def _personal_route(
     explicit = _explicit(space, wishes.weights)
     pooled = space.population.base_weights + (1.0 - wishes.strength) * prior.mean
     judge = taste.affine(wishes.strength, pooled + explicit * space.logits_per_weight)
-    deviation = (taste.mean - prior.mean) * space.mask  # (D,)
-    certainty = narrowing(taste, prior, deviation)
-    # The whole reward must gain, not the deviation alone: less of a good thing is still a good thing.
-    prob_gain = taste.affine(1.0, space.population.base_weights).prob_positive(space.response @ deviation)
-    is_on = prob_gain >= config.gate and bool(deviation.any())
-    size = space.length(deviation) / space.typical  # 1: as far from the pool as a typical person is
+    liked = taste.affine(1.0, space.population.base_weights)
+    wanted = liked.mean * space.mask  # (D,)
+    certainty = narrowing(liked, prior.affine(1.0, -prior.mean), wanted)  # from indifference
+    prob_gain = liked.prob_positive(space.response @ wanted)
+    is_on = prob_gain >= config.gate and bool(wanted.any())
+    size = space.length(wanted) / space.typical  # 1: as far from indifference as a typical person is from the pool
     pull = wishes.strength * min(certainty / config.saturation, 1.0 / max(size, 1e-12)) / space.typical
-    coefficients, dose = space.limited(pull * is_on * deviation + explicit / space.lengths)
+    coefficients, dose = space.limited(pull * is_on * wanted + explicit / space.lengths)
     return Route(
         mixture_weights=taste.weights,
         steering_coefficients=coefficients,
@@ -224,7 +225,7 @@ def _personal_route(
         taste=taste,
         judge=judge,
         pull_per_taste=pull,
-        anchor=taste.mean if is_on else prior.mean,
+        anchor=taste.mean if is_on else -space.population.base_weights,
     )
 
 

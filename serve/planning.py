@@ -74,8 +74,8 @@ def route_person(taste: Taste | None, artifact: Artifact, config: RoutingConfig,
     directions = space.response[rows]  # (J, D): what a taste, or a steering, does to the fixed attributes
     nothing = np.zeros(len(rows))
     taste_left = inferred.taste.conditioned(directions, nothing)
-    deviation = taste_left.mean - space.prior.conditioned(directions, nothing).mean
-    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * deviation * space.mask
+    liked_left = inferred.taste.affine(1.0, base).conditioned(directions, nothing)
+    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * liked_left.mean * space.mask
     judge = inferred.judge.conditioned(directions, directions @ base)
     if wished is not None:
         coefficients = coefficients + wished.steering_coefficients

@@ -37,11 +37,11 @@ def test_strength_zero_is_as_if_nothing_were_known() -> None:
     assert not off.judge.covariances.any()
 
 
-def test_a_known_person_is_steered_along_the_deviation_from_the_pool() -> None:
+def test_a_known_person_is_steered_along_their_taste() -> None:
     found = route(narrowed(POPULATION, TARGET, 0.8), SPACE, CONFIG, Wishes())
     assert found.steering == "on"
-    deviation = found.taste.mean - SPACE.prior.mean
-    cosine = found.steering_coefficients @ deviation / np.linalg.norm(deviation)
+    wanted = found.taste.mean
+    cosine = found.steering_coefficients @ wanted / np.linalg.norm(wanted)
     assert cosine == pytest.approx(1.0)  # length 1: this person has earned the full dose
     assert found.dose == pytest.approx(SPACE.max_dose)
     assert found.certainty > 0.7
@@ -72,14 +72,27 @@ def test_the_gate_keeps_a_doubtful_taste_from_steering() -> None:
     assert route(doubtful, SPACE, RoutingConfig(gate=0.5), Wishes()).steering == "on"
 
 
-def test_less_of_a_good_thing_is_still_a_good_thing() -> None:
-    """Somebody who likes what everybody likes, only less, is not steered away from it."""
+def test_what_everybody_likes_is_steered_along_as_well() -> None:
+    """Also for somebody who likes it less than others: less of a good thing is still a good thing."""
     people = replace(POPULATION, base_weights=np.array([5.0, 0.0, 0.0, 0.0]))
-    lukewarm = narrowed(people, SPACE.prior.mean + np.array([-1.0, 0.0, 0.0, 0.0]), 0.9)
-    assert route(lukewarm, plain_space(people), CONFIG, Wishes()).steering == "gate"
-    assert (
-        route(lukewarm, SPACE, CONFIG, Wishes()).steering == "on"
-    )  # without the base reward the same person is steered
+    lukewarm = narrowed(people, np.array([-1.0, 0.0, 0.0, 0.0]), 0.9)
+    towards, away = (route(lukewarm, plain_space(one), CONFIG, Wishes()) for one in (people, POPULATION))
+    np.testing.assert_allclose(towards.judge.mean, towards.taste.mean + people.base_weights)
+    assert towards.steering_coefficients @ towards.judge.mean == pytest.approx(np.linalg.norm(towards.judge.mean))
+    assert towards.steering_coefficients[0] > 0.9
+    assert away.steering_coefficients[0] < 0.0
+
+
+def test_the_surer_a_common_taste_the_sooner_it_steers() -> None:
+    """After one event that says nothing, nearly all that is known is what everybody likes."""
+    doses = []
+    for size in (0.1, 0.5, 1.0, 4.0):
+        people = replace(POPULATION, base_weights=np.array([size, 0.0, 0.0, 0.0]))
+        silent = narrowed(people, TARGET, 0.0, num_events=1)
+        doses.append(route(silent, plain_space(people), CONFIG, Wishes()).dose)
+    assert doses[0] == 0.0  # the gate
+    assert doses[-1] == pytest.approx(SPACE.max_dose)
+    assert doses == sorted(doses)
 
 
 def test_somebody_just_like_the_pool_is_not_steered() -> None:

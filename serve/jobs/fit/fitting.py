@@ -19,6 +19,7 @@ from router.held_out import GroupReport, report_groups
 from router.population import FeatureLayout, FitConfig, fit_population
 from router.types import Array, Population
 from serve.artifacts.artifact import Artifact
+from serve.engines.feature_space import FeatureSpace
 from serve.errors import ConfigurationError
 from serve.jobs.fit.freedom import choose_freedom
 from serve.jobs.fit.influence import capped, largest_move, largest_share
@@ -106,14 +107,14 @@ def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitCo
 def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) -> tuple[Population, int, float, float]:
     """Return the population, how many were left out, how far one person moves it, the parent's share in its prior."""
     population = parent.population
-    P = len(population.center)
     rank = min(config.rank, table.num_people // config.people_per_direction)
     sizes = [K for K in PROTOTYPES if K == 1 or table.num_people >= 2 * K * config.min_people]
+    spreads = _spreads(parent.feature_space)
     own = FeatureLayout(
         center=population.center,
         scale=population.scale,
-        base_scales=np.ones(P),
-        taste_scales=np.ones(P),
+        base_scales=spreads,
+        taste_scales=spreads,
         fixed_rows=_own_rows(parent),
         names=population.attribute_names[: len(_own_rows(parent))] or ("",) * len(_own_rows(parent)),
     )
@@ -134,6 +135,17 @@ def _fit(parent: Artifact, table: FeedbackTable, config: RefitConfig, run: Run) 
         share, 1.0 - config.max_move / max(move, config.max_move)
     )  # everything moves by what is not the parent's
     return drawn_to(fitted, population, share), report.num_left_out, (1.0 - share) * move, share
+
+
+def _spreads(space: FeatureSpace) -> Array:
+    """How far each feature reaches in the model's states, (P,), of unit mean square.
+
+    Features have unit variance, however small a movement of the states they stand for. Weighed by these, a ridge is one
+    over the states themselves: what is learned leans on the large movements, as it must where comparisons are few.
+    """
+    lengths = np.linalg.norm(space.projection.basis.astype(np.float64), axis=1)
+    spreads = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0.0)
+    return np.asarray(spreads / np.sqrt(np.mean(spreads**2)))
 
 
 def _own_rows(parent: Artifact) -> Array:

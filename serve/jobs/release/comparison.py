@@ -21,6 +21,7 @@ NUM_DRAWS = 1000
 NUM_BINS = 10
 WORST_SHARE = 0.1  # of people, those predicted worst
 FEWEST_IN_GROUP = 5
+FELT = 0.02  # nats a judgement; of less, half of the people have more and half less wherever there is little taste
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,9 @@ class Predictions:
         return self._means(self.probabilities > 0.5)
 
     def harmed(self) -> Array:
-        """Who is predicted worse than without any knowledge of them, (U,) of 0 and 1."""
+        """Who is predicted worse than without any knowledge of them, by more than nothing: (U,) of 0 and 1."""
         plain = self._means(-np.log(self.plain_probabilities))
-        return np.asarray(self.losses() > plain + 1e-9, np.float64)
+        return np.asarray(self.losses() > plain + FELT, np.float64)
 
     def _means(self, values: NDArray[Any]) -> Array:
         num = np.bincount(self.people)

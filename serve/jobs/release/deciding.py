@@ -1,10 +1,13 @@
-"""The rules by which a candidate passes; each names the figure that broke it. Knows nothing of how figures come."""
+"""The rules by which a candidate passes; each names the figure that broke it. Knows nothing of how figures come.
+
+Of what may be no worse, a few people's noise is no evidence: it must be surely worse, and by more than is tolerated.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve.jobs.release.comparison import Comparison
+from serve.jobs.release.comparison import Comparison, Interval
 from serve.jobs.release.served import ServedComparison
 
 
@@ -38,15 +41,15 @@ def decide(found: Comparison, rules: Rules) -> tuple[str, ...]:
         reasons.append(f"its predictions are {word}: log-loss differs by {loss}")
     if found.accuracy.difference.low < -rules.max_accuracy_loss:
         reasons.append(f"it may guess fewer right: accuracy differs by {found.accuracy.difference}")
-    if found.calibration_error.difference.mean > rules.max_calibration_loss:
+    if _exceeds(found.calibration_error.difference, rules.max_calibration_loss):
         reasons.append(f"it is less honest about its certainty: {found.calibration_error.difference}")
-    if found.harm.difference.mean > rules.max_harm:
+    if _exceeds(found.harm.difference, rules.max_harm):
         reasons.append(f"more people are predicted worse than without knowing them: {found.harm.difference}")
     worst = max(found.groups, key=lambda one: one.candidate.mean, default=None)
     worst_before = max((one.in_service.mean for one in found.groups), default=0.0)
     if worst is not None and worst.candidate.mean - worst_before > rules.max_group_loss:
         reasons.append(f"the worst group loses: {worst.candidate} after {worst_before:.4f}")
-    if found.worst_tenth.difference.mean > rules.max_group_loss:
+    if _exceeds(found.worst_tenth.difference, rules.max_group_loss):
         reasons.append(f"the people predicted worst lose: {found.worst_tenth.difference}")
     if found.update_ms[0] > max(rules.max_update_ms, 2.0 * found.update_ms[1]):
         reasons.append(f"learning from feedback takes {found.update_ms[0]:.1f} ms after {found.update_ms[1]:.1f} ms")
@@ -66,3 +69,7 @@ def decide_served(found: ServedComparison, rules: Rules) -> tuple[str, ...]:
     if found.latency_s[0] > rules.max_slowdown * found.latency_s[1]:
         reasons.append(f"answers take {found.latency_s[0]:.2f} s after {found.latency_s[1]:.2f} s (median)")
     return tuple(reasons)
+
+
+def _exceeds(difference: Interval, tolerated: float) -> bool:
+    return difference.mean > tolerated and difference.low > 0.0

@@ -15,6 +15,8 @@ import httpx
 from serve.errors import EngineUnavailable
 
 TIMEOUT_S = 600.0
+RESTART_S = 300.0  # that an engine may take to be there again
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,15 @@ class Client:
 
     async def _timed(self, method: str, path: str, **content: Any) -> tuple[dict[str, Any], float]:
         async with self._turns:
-            begin = time.perf_counter()
-            reply = await self._http.request(method, path, **content)
-            seconds = time.perf_counter() - begin
+            first = time.perf_counter()
+            while True:
+                begin = time.perf_counter()
+                reply = await self._http.request(method, path, **content)
+                seconds = time.perf_counter() - begin
+                is_restarting = reply.status_code == httpx.codes.SERVICE_UNAVAILABLE  # nothing was done
+                if not is_restarting or time.perf_counter() - first > RESTART_S:
+                    break
+                await asyncio.sleep(LOOK_S)
         if reply.status_code != httpx.codes.OK:
             raise EngineUnavailable(f"{method} {path}: {reply.status_code} {reply.text[:300]}")
         return reply.json(), seconds

@@ -27,7 +27,7 @@ from serve.jobs.learning.text import Standard, measure
 from serve.jobs.simulated.client import TIMEOUT_S, Client
 from serve.jobs.simulated.embedder import WHEEL_PACKAGE, find_embedder
 from serve.jobs.simulated.findings import Finding, Score, by_person, find, group, render, summarise
-from serve.jobs.simulated.people import SHARES
+from serve.jobs.simulated.people import SHARES, Common
 from serve.jobs.simulated.plot import draw
 from serve.jobs.simulated.protocol import Experiment, Plan
 from serve.jobs.simulated.server import own_server
@@ -76,6 +76,16 @@ NO_EMBEDDER = f"No sentence-embedding model: that arm is left out (pip install {
     show_default=True,
     help="What people care about: what the default artifact's population does, or things foreign to it.",
 )
+@click.option(
+    "--common",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0),
+    help="Share of the variance of tastes that all have in common.",
+)
+@click.option(
+    "--groups", default=1, show_default=True, type=click.IntRange(1), help="Groups that each have that much in common."
+)
 @click.option("--halving/--no-halving", "is_halving", default=False, show_default=True)
 @click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(8, 4_096))
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0.0, 2.0))
@@ -100,6 +110,8 @@ def simulated(
     best_of: str,
     feedback: Literal["answers", "questions"],
     tastes: TasteFamily,
+    common: float,
+    groups: int,
     is_halving: bool,
     max_tokens: int,
     temperature: float,
@@ -117,6 +129,7 @@ def simulated(
         best_of=tuple(sorted(set(numbers(best_of, int)))),
         feedback=feedback,
         tastes=tastes,
+        common=Common(common, groups, seed),
         is_halving=is_halving,
         seed=seed,
     )

@@ -1,7 +1,8 @@
 """Simulated evaluation people: hidden weights over text properties, noisy judgements, what an answer is worth to them.
 
 Families: sparse (two or three properties), dense (all), contradictory (two properties that exclude one another in plain
-text, both wanted), drifting (another taste for the first half of the feedback). Deterministic under a seed.
+text, both wanted), drifting (another taste for the first half of the feedback). Part of what they like may be common to
+all of them, or to each of several groups, whoever is drawn: an app's users are of a kind. Deterministic under a seed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,18 @@ class Judging:
 
     sharpness: float = 2.5  # logits per standard deviation of the person's own utility over plain answers
     flip_rate: float = 0.05  # share of judgements that come out the wrong way round
+
+
+@dataclass(frozen=True)
+class Common:
+    """What people have in common, whichever of them are drawn: the same tastes under the same seed."""
+
+    share: float = 0.0  # of the variance of what a person likes; the rest is the person's own
+    num_groups: int = 1  # each with a taste of its own; people fall into them in turns
+    seed: int = 0
+
+
+NOTHING_COMMON = Common()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +85,10 @@ class Meter:
         return self.standard(measure(texts, self.family))
 
 
-def draw_people(num: int, plain: Array, seed: int) -> list[Person]:
+def draw_people(num: int, plain: Array, seed: int, common: Common = NOTHING_COMMON) -> list[Person]:
     """Draw people whose utility is standardised over plain answers' properties (n, A)."""
     rng = np.random.default_rng(seed)
+    groups = np.random.default_rng(common.seed).standard_normal((common.num_groups, plain.shape[1]))
     num_properties = plain.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):  # a property that no plain answer varies in
         correlation = np.nan_to_num(np.corrcoef(plain.T))
@@ -83,11 +97,23 @@ def draw_people(num: int, plain: Array, seed: int) -> list[Person]:
     for number, kind in enumerate(kinds):
         weights = _weights(kind, num_properties, correlation, rng)
         earlier = _weights("sparse", num_properties, correlation, rng) if kind == "drifting" else weights
+        weights, earlier = (
+            _mixed(own, groups[number % common.num_groups], plain, common) for own in (weights, earlier)
+        )
         raw = plain @ weights
         people.append(
             Person(f"person-{seed}-{number}", kind, weights, earlier, float(raw.mean()), float(max(raw.std(), 1e-9)))
         )
     return people
+
+
+def _mixed(own: Array, group: Array, plain: Array, common: Common) -> Array:
+    """Add a group's taste (A,) to a person's own (A,): it makes its share of the variance over plain answers."""
+    if not common.share:
+        return own
+    parts = [weights / max(float((plain @ weights).std()), 1e-9) for weights in (group, own)]
+    mixed = np.sqrt(common.share) * parts[0] + np.sqrt(1.0 - common.share) * parts[1]
+    return np.asarray(mixed / np.linalg.norm(mixed))
 
 
 def _kinds(num: int) -> list[Kind]:

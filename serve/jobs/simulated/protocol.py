@@ -27,7 +27,7 @@ from serve.jobs.simulated.baselines import (
 )
 from serve.jobs.simulated.client import Asked, Client, Served
 from serve.jobs.simulated.findings import Score
-from serve.jobs.simulated.people import Judging, Meter, Person, draw_people
+from serve.jobs.simulated.people import NOTHING_COMMON, Common, Judging, Meter, Person, draw_people
 from serve.jobs.simulated.tastes import FAMILIES, TasteFamily
 
 In = TypeVar("In")
@@ -47,6 +47,7 @@ class Plan:
     feedback: Literal["answers", "questions"] = "questions"  # what people choose among
     num_shown: int = 4  # plain answers to choose among; a question brings its own
     tastes: TasteFamily = "known"  # to the population of the default artifact
+    common: Common = NOTHING_COMMON
     is_halving: bool = False
     judging: Judging = field(default_factory=Judging)
     seed: int = 0
@@ -134,7 +135,7 @@ class Experiment:
     def _draw_subjects(self) -> None:
         plan = self.plan
         plain = self.meter([one.text for answers in self.plain.values() for one in answers])
-        people = draw_people(plan.num_people, plain, plan.seed)
+        people = draw_people(plan.num_people, plain, plan.seed, plan.common)
         for number, person in enumerate(people):
             rng = np.random.default_rng([plan.seed, number])
             # Everybody is served another run of the prompts, so that each prompt is as important as any other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,20 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.errors import EngineUnavailable
+from serve.errors import ConfigurationError, EngineUnavailable
 from serve.home import Home
-from serve.jobs.chain import command
+from serve.jobs.chain import command, learning
 from serve.jobs.chain.command import LIMIT_S, Outcome, Size, follow, render, until_serving
+from serve.jobs.chain.learning import Learned
 from serve.jobs.chain.stages import Stages
 from serve.jobs.release.served import paired
+from serve.jobs.simulated.people import Common
 from tests.serve.jobs.simulated.test_protocol import MadeUpServer
 
 BEFORE = np.array([0.1, 0.3, 0.2, 0.4])
 GOOD = Outcome(
-    {"start": 60.0, "traffic": 900.0, "served before": 900.0, "fit": 30.0, "steer": 20.0, "release": 10.0},
-    "fit-1",
+    {"start": 60.0, "traffic": 600.0, "served before": 900.0, "fit": 30.0, "adapt": 320.0, "release": 10.0},
+    Learned("adapt-1", ("prototype 0 wins",)),
     True,
     (),
     paired(BEFORE + np.array([0.3, 0.2, 0.3, 0.4]), BEFORE),
@@ -37,8 +40,9 @@ def test_people_must_surely_gain_within_the_time() -> None:
 
 def test_the_outcome_says_what_was_gained_or_why_not() -> None:
     assert "difference 0.3000 [0.1701, 0.4299]" in render(GOOD)
+    assert "\nadapt: prototype 0 wins\nadapt-1 serves." in render(GOOD)
     refused = render(replace(GOOD, is_published=False, served=None, reasons=("it may guess fewer right",)))
-    assert "fit-1 was not published:\n- it may guess fewer right" in refused
+    assert "adapt-1 was not published:\n- it may guess fewer right" in refused
 
 
 class Server(MadeUpServer):
@@ -54,6 +58,15 @@ class Server(MadeUpServer):
         return super().__call__(request)
 
 
+ROW = {
+    "prototype": 0,
+    "pairs": 280,
+    "win_rate": {"mean": 0.6, "low": 0.5, "high": 0.7},
+    "gain": {"mean": 0.3, "low": 0.1, "high": 0.5},
+    "reasons": [],
+}
+
+
 @pytest.mark.parametrize("is_better", [True, False])
 async def test_all_stages_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_better: bool) -> None:
     server, ran = Server(), list[str]()
@@ -62,20 +75,25 @@ async def test_all_stages_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ran.append(" ".join(arguments[:2]))
         if arguments[0] == "fit":
             return 0, "fit-1: better\n/somewhere/artifacts/fit-1"
+        if arguments[0] == "adapt":
+            assert arguments[arguments.index("--artifact") + 1] == "fit-1"
+            return 0, json.dumps({"version": "adapt-1", "adapters": [ROW]})
         if arguments[:2] == ("evaluate", "release"):
-            assert arguments[2] == "fit-1"
+            assert arguments[2] == "adapt-1"
             return (0, '{"reasons": []}') if is_better else (3, '{"reasons": ["it guesses fewer right"]}')
         if arguments[:2] == ("artifacts", "publish"):
             server.version = arguments[2]
         return 0, ""
 
-    monkeypatch.setattr(command, "command", run)
-    size = Size(6, 4, 3, 2, 4, "foreign", 40, 4)
+    for module in (command, learning):
+        monkeypatch.setattr(module, "command", run)
+    size = Size(6, 4, 3, 2, 4, "foreign", Common(0.5), 40, 4)
     stages = Stages()
     async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://palate") as http:
         outcome = await follow(http, Home(tmp_path), size, stages)
-    expected = ["traffic", "served before", "fit", "steer", "release"]
-    assert ran[:3] == ["fit --url", "steer discover", "evaluate release"]
+    expected = ["traffic", "served before", "fit", "steer", "answers", "adapt", "release"]
+    assert ran[:5] == ["fit --url", "steer discover", "features generate", "adapt --url", "evaluate release"]
+    assert outcome.learned.adapters == ("prototype 0, 280 pairs: win rate 0.60 [0.50, 0.70], gain 0.30 [0.10, 0.50]",)
     taught = [name for name in server.choices if "person-1000-" in name]
     assert [len(server.choices[name]) for name in taught] == [4] * 6  # and they stay: nobody deleted them
     assert not any(name in server.deleted for name in taught)
@@ -84,10 +102,35 @@ async def test_all_stages_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert list(outcome.stages) == expected
         return
     assert list(outcome.stages) == [*expected, "publish", "served after"]
-    assert outcome.version == server.version == "fit-1"
+    assert outcome.learned.version == server.version == "adapt-1"
     assert outcome.served is not None
     assert np.isfinite(outcome.served.difference.mean)
     assert not outcome.is_good  # the made-up server has learned nothing
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (
+            (3, json.dumps({"version": None, "adapters": [ROW | {"reasons": ["it does not surely win"]}]})),
+            "prototype 0, 280 pairs: win rate 0.60 [0.50, 0.70], gain 0.30 [0.10, 0.50]; it does not surely win",
+        ),
+        (ConfigurationError("nobody can judge its adapter"), "nobody can judge its adapter"),
+    ],
+)
+def test_without_an_adapter_the_fitted_version_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: tuple[int, str] | ConfigurationError, told: str
+) -> None:
+    def run(*arguments: str, accepted: tuple[int, ...] = (0,)) -> tuple[int, str]:
+        if arguments[0] != "adapt":
+            return 0, "fit-1: better\n/somewhere/artifacts/fit-1"
+        assert 3 in accepted
+        if isinstance(outcome, ConfigurationError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(learning, "command", run)
+    assert learning.learn(Home(tmp_path), Stages(), 64) == Learned("fit-1", (told,))
 
 
 async def test_a_version_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

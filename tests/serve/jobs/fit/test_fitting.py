@@ -71,6 +71,20 @@ def test_what_one_person_may_move_draws_it_to_the_parents(fitted: Refit) -> None
     assert 0.011 < fitted.move <= CONFIG.max_move
 
 
+def test_what_is_learned_leans_on_the_large_movements_of_the_states() -> None:
+    """The same fit in a space whose last feature stands for a movement a hundred times as small."""
+    space = PARENT.feature_space
+    basis = space.projection.basis.copy()
+    basis[-1] *= 100.0
+    small = replace(PARENT, feature_space=replace(space, projection=replace(space.projection, basis=basis)))
+    shares = []
+    for parent in (PARENT, small):
+        learned = refit(parent, table_of(60), places(60), CONFIG).artifact.population.basis[-2]
+        shares.append(learned[-1] ** 2 / (learned @ learned))
+    assert shares[0] > 0.2
+    assert shares[1] < 0.01
+
+
 def test_too_few_people_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="16 people to learn from and 4 held out"):
         refit(PARENT, table_of(20), places(20), CONFIG)

@@ -55,5 +55,12 @@ def test_each_rule_stops_what_it_is_for(change: dict[str, object], said: str) ->
     assert said in reasons[0]
 
 
+@pytest.mark.parametrize("measure", ["calibration_error", "harm", "worst_tenth"])
+def test_what_few_people_say_by_chance_stops_nothing(measure: str) -> None:
+    by_chance, surely = ({measure: compared(0.3, 0.2, spread)} for spread in (0.11, 0.09))
+    assert decide(replace(GOOD, **by_chance), Rules()) == ()  # type: ignore[arg-type]
+    assert len(decide(replace(GOOD, **surely), Rules())) == 1  # type: ignore[arg-type]
+
+
 def test_a_group_may_lose_while_it_is_not_the_worst() -> None:
     assert decide(replace(GOOD, groups=(compared(0.6, 0.5), compared(0.7, 0.7))), Rules()) == ()

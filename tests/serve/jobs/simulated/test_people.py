@@ -9,7 +9,7 @@ import pytest
 
 from serve.jobs.learning.properties import PROPERTIES
 from serve.jobs.learning.text import measure
-from serve.jobs.simulated.people import Judging, Meter, draw_people
+from serve.jobs.simulated.people import Common, Judging, Meter, draw_people
 from serve.jobs.simulated.tastes import FOREIGN, names_of, overlap
 
 PLAIN = "The house is old. It was sold by the town."
@@ -68,6 +68,25 @@ def test_families_have_their_shares_and_their_shape() -> None:
             lowest = (correlation[first].min(), correlation[second].min())
             assert np.isclose(correlation[first, second], lowest).any()
             assert person.weights[first] == person.weights[second]
+
+
+@pytest.mark.parametrize("num_groups", [1, 3])
+def test_people_have_their_share_in_common_whichever_of_them_are_drawn(num_groups: int) -> None:
+    values = plain_values()
+    common = Common(0.5, num_groups, seed=4)
+    taught, served = (draw_people(120, values, seed, common) for seed in (1, 2))
+    first, second = (np.array([person.utility(values) for person in people]) for people in (taught, served))
+    alike = np.corrcoef(first, second)[:120, 120:]  # of one group with the other draw's
+    is_together = (np.arange(120)[:, None] - np.arange(120)) % num_groups == 0
+    assert alike[is_together].mean() == pytest.approx(0.5, abs=0.05)
+    assert num_groups == 1 or abs(alike[~is_together].mean()) < 0.35  # groups' tastes are drawn apart, not opposite
+    assert all(np.linalg.norm(person.weights) == pytest.approx(1.0) for person in taught)
+
+
+def test_with_nothing_in_common_people_are_who_they_were() -> None:
+    values = plain_values()
+    for one, other in zip(draw_people(8, values, 1), draw_people(8, values, 1, Common(0.0, 2)), strict=True):
+        np.testing.assert_array_equal(one.weights, other.weights)
 
 
 def test_utility_is_standardised_over_plain_answers() -> None:

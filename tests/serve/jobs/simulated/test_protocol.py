@@ -15,6 +15,7 @@ import pytest
 from serve.errors import EngineUnavailable
 from serve.jobs.learning.prompts import Prompt
 from serve.jobs.learning.text import Array
+from serve.jobs.simulated import client as client_module
 from serve.jobs.simulated.client import Client
 from serve.jobs.simulated.findings import Finding, summarise
 from serve.jobs.simulated.people import Judging, Meter
@@ -156,4 +157,20 @@ async def test_a_refusal_of_the_server_is_an_error_that_says_what_was_asked() ->
     async with httpx.AsyncClient(transport=httpx.MockTransport(refuse), base_url="http://made-up") as http:
         client = Client(http, "model", 40, 0.8, 4)
         with pytest.raises(EngineUnavailable, match=r"/v1/feedback: 400 no such option"):
+            await client.compare("user", "prompt", ["a", "b"], 0)
+
+
+async def test_an_engine_that_is_being_restarted_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([503, 503, 200])
+
+    def restart(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(next(answers, 503), json={})
+
+    monkeypatch.setattr(client_module, "LOOK_S", 0.0)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(restart), base_url="http://made-up") as http:
+        client = Client(http, "model", 40, 0.8, 4)
+        await client.compare("user", "prompt", ["a", "b"], 0)
+        assert next(answers, None) is None
+        monkeypatch.setattr(client_module, "RESTART_S", 0.0)
+        with pytest.raises(EngineUnavailable, match="503"):
             await client.compare("user", "prompt", ["a", "b"], 0)
