@@ -65,6 +65,8 @@ class SequenceStates:
         self._live: dict[str, _Sequence] = {}
         self._finished: OrderedDict[str, tuple[int, Tensor, dict[int, Tensor]]] = OrderedDict()
         self._max_finished = max_finished
+        self._assigned: IntArray | None = None  # the last rows
+        self._has_given_row = False  # since then
 
     def pool_into(self, sums: Sequence[Tensor], max_finished: int) -> None:
         """Set the buffers of the layers that are read.
@@ -162,7 +164,8 @@ class SequenceStates:
     def assign(self, batch: Sequence[ScheduledTokens]) -> IntArray | None:
         """Give each token of a step its row for steering and its row for summing, (2, T), and count it.
 
-        Returns `None` where no token of the step is steered or summed.
+        Returns `None` where no token of the step is steered or summed, and the array of last time where it says the
+        same and no row has changed hands.
         """
         active = [
             (offset, tokens, sequence)
@@ -188,7 +191,9 @@ class SequenceStates:
                 pool_rows[offset + first_new - tokens.start : offset + tokens.num_tokens] = row
                 sequence.count += end - first_new
             sequence.next_position = max(end, sequence.next_position)
-        return rows
+        if self._assigned is None or self._has_given_row or not np.array_equal(rows, self._assigned):
+            self._assigned, self._has_given_row = rows, False
+        return self._assigned
 
     def _row_of(self, sequence: _Sequence, in_batch: set[str]) -> int:
         if sequence.row is not None:
@@ -196,6 +201,7 @@ class SequenceStates:
         if not self._free_rows:
             self._park_one(in_batch)
         row = sequence.row = self._free_rows.pop()
+        self._has_given_row = True
         if sequence.vector is not None:
             self._bank[row] = sequence.vector
             self._caps[row] = torch.tensor(sequence.cap)

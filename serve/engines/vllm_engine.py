@@ -66,7 +66,8 @@ class VllmEngine:
         self._llm: Any = None
         self._renderer: Any = None
         self._model: ModelInfo | None = None
-        self._forgetting: set[asyncio.Task[None]] = set()
+        self._to_forget: list[str] = []
+        self._forgetting: asyncio.Task[None] | None = None
         self._tokenizing = asyncio.Lock()
 
     @property
@@ -173,8 +174,8 @@ class VllmEngine:
     async def shutdown(self) -> None:
         """End vLLM's process."""
         llm, self._llm = self._llm, None
-        for task in self._forgetting:
-            task.cancel()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
 
@@ -313,10 +314,15 @@ class VllmEngine:
         return reading or (await ask_readings(self._llm, [request_id]))[0]
 
     def _forget_states(self, ids: list[str]) -> None:
-        """Free states without waiting for the running step."""
-        task = asyncio.create_task(forget_states(self._llm, ids))
-        self._forgetting.add(task)
-        task.add_done_callback(self._forgetting.discard)
+        """Free states without waiting for the running step; what comes while one call runs shares the next."""
+        self._to_forget += ids
+        if self._forgetting is None or self._forgetting.done():
+            self._forgetting = asyncio.create_task(self._forget_all())
+
+    async def _forget_all(self) -> None:
+        while self._to_forget:
+            ids, self._to_forget = self._to_forget, []
+            await forget_states(self._llm, ids)
 
     def _prepared_arm(
         self, request: GenerationRequest, prepared: Prepared, index: int, arm: EngineArm, has_called: list[bool]

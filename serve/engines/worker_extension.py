@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,13 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from serve.engines.cpu_adapters import spare_the_base
-from serve.engines.sequence_states import IntArray, ScheduledTokens, SequenceStates
+from serve.engines.sequence_states import ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
-from serve.engines.tap import Tap, attach, decoder_layers
+from serve.engines.tap import EagerTap, LayerTap, Step, Tap, decoder_layers
 from serve.engines.worker_messages import SCHEDULER, SENT, Reading, States, WorkerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 RANDOM_SUFFIX_LENGTH = 9  # "-" and eight characters, appended by vLLM's front end to every request id
 
@@ -80,10 +79,11 @@ class Steerer:
     bank: Tensor  # (rows, H)
     caps: Tensor  # (rows, 2)
     has_random_suffix: bool
-    taps: dict[int, Tap] = field(default_factory=dict)
+    taps: dict[int, LayerTap] = field(default_factory=dict)
     config: WorkerConfig | None = None
     directions: Tensor | None = None  # (H, D)
     basis: tuple[Tensor, Tensor, Tensor] | None = None  # (D, P), (P,), (P,)
+    step: Step | None = None  # the last one with rows
     num_rejected: int = 0
     known: dict[str, str] = field(default_factory=dict)  # vLLM's id -> the caller's, "" where nothing is asked
 
@@ -93,8 +93,12 @@ class Steerer:
             return
         if not layer < len(self.layers):
             raise ValueError(f"The model has {len(self.layers)} layers, counted from 0; there is no layer {layer}.")
-        self.taps[layer] = Tap(self.runner.max_num_tokens, self.bank, self.caps)
-        attach(self.layers[layer], self.taps[layer])
+        is_eager_cpu = self.bank.device.type == "cpu" and self.runner.model_config.enforce_eager
+        tap: LayerTap = (
+            EagerTap(self.bank, self.caps) if is_eager_cpu else Tap(self.runner.max_num_tokens, self.bank, self.caps)
+        )
+        tap.attach(self.layers[layer])
+        self.taps[layer] = tap
 
     def configure(self, config: WorkerConfig) -> None:
         """Take a configuration."""
@@ -102,6 +106,8 @@ class Steerer:
         for layer in config.layers:
             self.tap(layer)
         self.states.pool_into([self.taps[layer].sums for layer in config.pooled_layers], config.max_finished)
+        for layer in config.layers:
+            self.taps[layer].use_for(steering=layer == config.steered_layer, summing=layer in config.pooled_layers)
         self.config = config
         self.directions = torch.from_numpy(config.directions).to(self.bank.device)
         projection = config.projection
@@ -129,29 +135,20 @@ class Steerer:
             )
 
     def forward(self, model_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the model with the rows of this step in the taps' buffers."""
-        with self._rows_set():
+        """Run the model with this step's rows in the taps."""
+        step = self._coming_step() if self.config is not None else None
+        if step is None or self.config is None:
             return model_forward(*args, **kwargs)
-
-    @contextmanager
-    def _rows_set(self) -> Iterator[None]:
-        rows = self._assign() if self.config is not None else None
-        if rows is None or self.config is None:
-            yield
-            return
-        num_tokens = rows.shape[1]
-        for layer in self.config.layers:
-            # A layer that is only steered or only read gets nobody's rows for the other.
-            does = [[layer == self.config.steered_layer], [layer in self.config.pooled_layers]]
-            self.taps[layer].set_rows(torch.from_numpy(rows * does))
+        taps = [self.taps[layer] for layer in self.config.layers]
+        for tap in taps:
+            tap.begin(step)
         try:
-            yield
+            return model_forward(*args, **kwargs)
         finally:
-            # Warm-up and padding rows run through the same buffers: they must find nobody's row there.
-            for layer in self.config.layers:
-                self.taps[layer].clear_rows(num_tokens)
+            for tap in taps:
+                tap.end()
 
-    def _assign(self) -> IntArray | None:
+    def _coming_step(self) -> Step | None:
         batch = self.runner.input_batch
         num_reqs = batch.num_reqs
         request_ids = batch.req_ids[:num_reqs]
@@ -163,12 +160,15 @@ class Steerer:
         bounds = self.runner.query_start_loc.np[: num_reqs + 1].tolist()
         prompts = batch.num_prompt_tokens[:num_reqs].tolist()
         starts = batch.num_computed_tokens_cpu[:num_reqs].tolist()
-        return self.states.assign(
+        rows = self.states.assign(
             [
                 ScheduledTokens(self.known[request_id], prompts[i], starts[i], bounds[i + 1] - bounds[i])
                 for i, request_id in enumerate(request_ids)
             ]
         )
+        if rows is not None and (self.step is None or self.step.rows is not rows):
+            self.step = Step.of(rows)
+        return None if rows is None else self.step
 
     def _begin(self, request_id: str) -> None:
         """Look at a request for the first time; one that cannot be served as asked stays untouched and is counted."""

@@ -64,6 +64,20 @@ def test_a_dose_replaces_the_length_and_is_limited(dose: float, limit: float) ->
     torch.testing.assert_close(model.caps[1], torch.tensor([float("inf"), limit]))
 
 
+def test_the_rows_of_last_time_come_again_until_one_changes_hands() -> None:
+    model = Model()
+    model.states.start("a", STEER, VECTOR, 0.5)
+    first, again = (model.states.assign([ScheduledTokens("a", 1, start, 1)]) for start in (1, 2))
+    assert first is again
+    model.states.finish("a")
+    model.states.start("b", STEER, -VECTOR, 0.5)
+    other = model.states.assign([ScheduledTokens("b", 1, 1, 1)])
+    assert other is not None
+    assert other is not first
+    assert other.tolist() == [[1], [1]]
+    assert model.states.assign([ScheduledTokens("b", 1, 2, 1)]) is other
+
+
 def test_rows_of_a_mixed_batch() -> None:
     model = Model()
     model.states.start("steered", STEER, VECTOR, 0.5)

@@ -39,3 +39,25 @@ async def test_given_answers_are_tokenized_off_the_event_loop_up_to_the_first_to
     with pytest.raises(ContextLengthExceeded, match="10 tokens"):
         await engine._tokenized(["a", "a a a a", "never read"], 6, 10)
     assert [text for text, _ in tokenizer.read] == ["a", "a a a a"]
+
+
+async def test_states_of_requests_that_end_together_are_freed_by_few_calls() -> None:
+    engine, calls, may_answer = VllmEngine(ModelConfig(), EngineConfig(), "nowhere"), list[list[str]](), asyncio.Event()
+
+    async def collective_rpc(method: str, args: tuple[list[str]]) -> list[None]:
+        assert method == "free_states"
+        calls.append(args[0])
+        await may_answer.wait()
+        return [None]
+
+    engine._llm = SimpleNamespace(collective_rpc=collective_rpc)
+    engine._forget_states(["a", "b"])
+    await asyncio.sleep(0)
+    for id_ in ("c", "d", "e"):
+        engine._forget_states([id_])
+    may_answer.set()
+    assert engine._forgetting is not None
+    await engine._forgetting
+    engine._forget_states(["f"])
+    await engine._forgetting
+    assert calls == [["a", "b"], ["c", "d", "e"], ["f"]]
