@@ -1,9 +1,9 @@
 """Which question to ask: the one whose answer says most about a person's taste, of which of n answers they like best.
 
 BALD (Houlsby et al. 2011): I(y; w) = H(E[p]) − E[H(p)], where y is the answer liked best and w comes from the judge,
-the person's reward weights; p = 2ε/n + (1 − 2ε)·softmax(w·φ), for two answers a noisy comparison. The n − 1 differences
-of scores are a mixture of Gaussians, so quadrature over these few numbers is all it takes. Opening questions are a batch
-chosen greedily by joint information (BatchBALD, Kirsch et al. 2019). Knows features, not texts or people.
+the person's reward weights; p = 2ε/n + (1 − 2ε)·softmax(w·φ), for two answers a noisy comparison. The n − 1
+differences of scores are a mixture of Gaussians, so quadrature over these few numbers is all it takes. Opening
+questions are a batch chosen greedily by joint information (BatchBALD, Kirsch et al. 2019). Knows no texts or people.
 """
 
 import math

@@ -455,6 +455,8 @@ async def test_given_answers_measure_as_generated_ones_do(engine: Engine) -> Non
     assert measured.counts[2] == 0
     assert np.isnan(measured.values[2]).all()
     generated = verdict.features_array()
+    again = await engine.measure(MeasureRequest("m2", texts[::-1], chat=CHAT))
+    np.testing.assert_array_equal(again.values, measured.values[:2][::-1])
     # The last token of a generated answer is not measured; of a given one it is.
     scale = np.abs(generated).mean()
     assert np.abs(measured.values[:2] - generated).mean() < 0.15 * scale

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from serve.config import EngineConfig, ModelConfig
+from serve.engines.protocol import GenerationRequest, MeasureRequest, ModelInfo
 from serve.engines.vllm_engine import VllmEngine
+from serve.engines.worker_messages import Reading
 from serve.errors import ContextLengthExceeded
+from tests.serve.artifacts_for_tests import make_space
 
 
 class _Tokenizer:
@@ -61,3 +66,31 @@ async def test_states_of_requests_that_end_together_are_freed_by_few_calls() -> 
     engine._forget_states(["f"])
     await engine._forgetting
     assert calls == [["a", "b"], ["c", "d", "e"], ["f"]]
+
+
+async def test_a_text_that_many_judge_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = make_space("m")
+    engine, read = VllmEngine(ModelConfig(), EngineConfig(), "nowhere", space), list[list[int]]()
+
+    async def prepare(request: GenerationRequest) -> Any:
+        prompt = [len(word) for word in str(request.text).split()]
+        params = SimpleNamespace(clone=lambda: SimpleNamespace())
+        return SimpleNamespace(engine_input={"prompt_token_ids": prompt}, params=params)
+
+    async def read_through(prompt: Any, params: Any, request_id: str) -> Reading:
+        tokens = prompt["prompt_token_ids"]
+        read.append(tokens)
+        return Reading(space.id, len(tokens), np.full(space.num_features, float(sum(tokens)), np.float32))
+
+    monkeypatch.setattr(engine, "_prepare", prepare)
+    monkeypatch.setattr(engine, "_read_through", read_through)
+    monkeypatch.setattr(engine, "_forget_states", lambda ids: None)
+    engine._llm = SimpleNamespace(renderer=SimpleNamespace(tokenizer=_Tokenizer()))
+    engine._model = ModelInfo("m", 100, False, 0)
+    first = await engine.measure(MeasureRequest("one", ["a bb", "", "ccc", "a bb"], text="dddd"))
+    assert first.counts == (3, 0, 2, 3)
+    again = await engine.measure(MeasureRequest("two", ["ccc", "eeeee", "a bb"], text="dddd"))
+    assert again.values[:, 0].tolist() == [7.0, 9.0, 7.0]
+    assert read == [[4, 1, 2], [4, 3], [4, 5]]  # never the same twice
+    await engine.measure(MeasureRequest("three", ["bb"], text="dddd a"))
+    assert read[3:] == [[4, 1, 2]]  # the same tokens, but the prompt ends elsewhere
