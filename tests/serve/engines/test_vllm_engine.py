@@ -74,7 +74,7 @@ async def test_a_text_that_many_judge_is_read_once(monkeypatch: pytest.MonkeyPat
 
     async def prepare(request: GenerationRequest) -> Any:
         prompt = [len(word) for word in str(request.text).split()]
-        params = SimpleNamespace(clone=lambda: SimpleNamespace())
+        params = SimpleNamespace(clone=SimpleNamespace)
         return SimpleNamespace(engine_input={"prompt_token_ids": prompt}, params=params)
 
     async def read_through(prompt: Any, params: Any, request_id: str) -> Reading:
