@@ -251,6 +251,7 @@ palate.add_command(
         help="Directions that bend answers: what they do, and what they cost.",
         lazy={
             "show": ("serve.jobs.learning.steer:show", "Dose against effect for the named attributes."),
+            "aim": ("serve.jobs.learning.aim:aim", "Measure what steering moves, and turn the directions by it."),
             "discover": ("serve.jobs.steering.command:discover_command", "Directions of taste that have no name yet."),
             "name": ("serve.jobs.steering.command:name_command", "Name one: a new version with that attribute."),
         },

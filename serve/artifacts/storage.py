@@ -48,13 +48,16 @@ class Manifest:
     format: int = FORMAT
 
 
-def version_of(population: Population, name: str, adapter_folders: Sequence[str | None] = ()) -> str:
-    """Name a version after its contents: two populations, or one with other adapters, never share one.
+def version_of(
+    population: Population, name: str, adapter_folders: Sequence[str | None] = (), feature_space: str = ""
+) -> str:
+    """Name a version after its contents: two populations, or one with other adapters or directions, never share one.
 
     Only `save_new` names versions so; one that is there keeps its name, whatever an earlier release derived it from.
     """
     described = {key: array.tolist() for key, array in population.to_arrays().items() if key != "version"}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())  # Python writes numbers to the last bit
+    digest.update(feature_space.encode())
     for number, folder in enumerate(adapter_folders):
         if folder is not None:
             digest.update(f"{number}:{adapters.digest_of(Path(folder))}".encode())
