@@ -22,7 +22,7 @@ from tqdm import tqdm
 from serve import config as configuration
 from serve.errors import EngineUnavailable
 from serve.home import Home
-from serve.jobs.chain.learning import Learned, learn
+from serve.jobs.chain.learning import Learned, adapt, learn
 from serve.jobs.chain.stages import Stages, command, fresh_home
 from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Role, load_prompts, of_role
 from serve.jobs.release.comparison import Compared
@@ -55,6 +55,7 @@ class Size:
     best_of: int
     tastes: TasteFamily
     common: Common  # what those who teach and those who are served have in common
+    is_adapting: bool  # whether adapters are trained
     max_tokens: int
     concurrency: int
 
@@ -106,6 +107,7 @@ class Outcome:
 @click.option(
     "--groups", default=1, show_default=True, type=click.IntRange(1), help="Groups that each have that much in common."
 )
+@click.option("--adapt/--no-adapt", "is_adapting", default=True, show_default=True, help="Train adapters as well.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(8, 4_096))
 @click.option("--concurrency", default=12, show_default=True, type=click.IntRange(1, 1_000))
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the outcome here.")
@@ -120,13 +122,16 @@ def chain(
     tastes: TasteFamily,
     common: float,
     groups: int,
+    is_adapting: bool,
     max_tokens: int,
     concurrency: int,
     json_path: Path | None,
 ) -> None:
     """From a fresh install to a published version, with its times and what people gain; exits with 3 if they do not."""
     shared = Common(common, groups)
-    size = Size(people, events, served, prompts_per_person, best_of, tastes, shared, max_tokens, concurrency)
+    size = Size(
+        people, events, served, prompts_per_person, best_of, tastes, shared, is_adapting, max_tokens, concurrency
+    )
     stages = Stages()
     with fresh_home() as home, ExitStack() as stack:
         with stages.timed("start"):
@@ -172,7 +177,9 @@ async def follow(http: httpx.AsyncClient, home: Home, size: Size, stages: Stages
         await _teach(client, size, plain)
     with stages.timed("served before"):
         before = await _gains(client, size, plain)
-    learned = await asyncio.to_thread(learn, home, stages, size.max_tokens)
+    learned = await asyncio.to_thread(learn, home, stages)
+    if size.is_adapting:
+        learned = await asyncio.to_thread(adapt, learned.version, home, stages, size.max_tokens)
     with stages.timed("release"):
         arguments = ("evaluate", "release", learned.version, "--url", home.store_url, "--json")
         code, ruling = await asyncio.to_thread(command, *arguments, accepted=(0, NOT_BETTER))

@@ -22,17 +22,22 @@ class Learned:
     """What was learned."""
 
     version: str  # the fitted version, with the adapters that won
-    adapters: tuple[str, ...]  # how each did, or why there is none
+    adapters: tuple[str, ...] = ()  # how each did, or why there is none
 
 
-def learn(home: Home, stages: Stages, max_tokens: int) -> Learned:
-    """Fit, look for directions, and adapt; without an adapter that wins, the fitted version goes on."""
+def learn(home: Home, stages: Stages) -> Learned:
+    """Fit, and look for directions."""
     with stages.timed("fit"):
         _, printed = command("fit", "--url", home.store_url)
     fitted = Path(printed.splitlines()[-1]).name
     with stages.timed("steer"):
         found = str(home.path / "discovered.json")
         command("steer", "discover", "--url", home.store_url, "--version", fitted, "--json", found)
+    return Learned(fitted)
+
+
+def adapt(fitted: str, home: Home, stages: Stages, max_tokens: int) -> Learned:
+    """Train adapters for a fitted version; without one that wins, it goes on as it is."""
     tokens, answers = ("--max-tokens", str(max_tokens)), str(home.path / "answers")
     with stages.timed("answers"):
         command("features", "generate", "--role", "learning", "--samples", str(SAMPLES), *tokens, "--out", answers)

@@ -87,7 +87,7 @@ async def test_all_stages_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     for module in (command, learning):
         monkeypatch.setattr(module, "command", run)
-    size = Size(6, 4, 3, 2, 4, "foreign", Common(0.5), 40, 4)
+    size = Size(6, 4, 3, 2, 4, "foreign", Common(0.5), True, 40, 4)
     stages = Stages()
     async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://palate") as http:
         outcome = await follow(http, Home(tmp_path), size, stages)
@@ -130,7 +130,7 @@ def test_without_an_adapter_the_fitted_version_goes_on(
         return outcome
 
     monkeypatch.setattr(learning, "command", run)
-    assert learning.learn(Home(tmp_path), Stages(), 64) == Learned("fit-1", (told,))
+    assert learning.adapt("fit-1", Home(tmp_path), Stages(), 64) == Learned("fit-1", (told,))
 
 
 async def test_a_version_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
