@@ -5,7 +5,7 @@ the people's w_u (the low-rank reward basis of LoRe, Bose et al. 2025), minimise
 Knows nothing of priors over w; those come after, in `population`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -14,6 +14,8 @@ from scipy.special import expit
 from router.feedback import FeedbackTable
 from router.inputs import Inputs
 from router.types import Array
+
+NEAR = 30  # iterations from a basis learned from some of the people
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,20 @@ def fit_basis(
     taste_inputs: Array | Inputs,
     config: BasisConfig,
     rng: np.random.Generator,
+    near: Basis | None = None,
 ) -> Basis:
     """Fit base reward over `base_inputs` (n, Pb) and directions over `taste_inputs` (n, P) jointly.
 
-    Cost per iteration O(n·P·rank + R·rank): linear in feedback. Deterministic given `rng`.
+    Cost per iteration O(n·P·rank + R·rank): linear in feedback. Deterministic given `rng`. From a basis `near` the
+    optimum, such as that of some of the people, it goes `NEAR` iterations at most.
     """
+    if near is not None:
+        start = [near.base, [near.threshold]]
+        if config.rank:
+            weights = _tastes(table, base_inputs, taste_inputs, near)
+            start += [near.directions.ravel(), weights.ravel(), np.zeros(len(weights))]
+        few = replace(config, max_iterations=min(NEAR, config.max_iterations))
+        return _minimise(table, base_inputs, taste_inputs, few, np.concatenate(start))
     base, threshold = fit_base(table, base_inputs, config.base_ridge)
     U, P = table.num_people, taste_inputs.shape[1]
     if config.rank == 0:  # nothing but the shared reward
@@ -69,6 +80,18 @@ def fit_basis(
     scale = 0.1 / np.sqrt(max(_mean_square_norm(taste_inputs), 1e-12))
     start = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
     return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *start]))
+
+
+def _tastes(table: FeedbackTable, base_inputs: Array | Inputs, inputs: Array | Inputs, basis: Basis) -> Array:
+    """Return people's weights (U, rank) in a basis: one step from none at all, by the curvature of an open question."""
+    differences = table.differences()
+    phi = differences @ (inputs @ basis.directions.T)  # (R, rank)
+    _, slope = row_loss(table, differences @ (base_inputs @ basis.base) + table.thresholds * basis.threshold)
+    people, U, rank = table.row_people, table.num_people, len(basis.directions)
+    sums = np.array([np.bincount(people, -slope * phi[:, d], U) for d in range(rank)])  # (rank, U)
+    products = [np.bincount(people, 0.25 * phi[:, i] * phi[:, j], U) for i in range(rank) for j in range(rank)]
+    precision = np.eye(rank) + np.array(products).T.reshape(U, rank, rank)
+    return np.asarray(np.linalg.solve(precision, sums.T[:, :, None])[:, :, 0])
 
 
 def row_loss(table: FeedbackTable, scores: Array) -> tuple[float, Array]:

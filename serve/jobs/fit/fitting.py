@@ -42,7 +42,7 @@ class RefitConfig:
     odd_share: float = 0.1  # of people, at most, who are left out because they are no evidence about the others
     held_out_share: float = 0.2  # of people, by their places
     em_iterations: int = 10
-    max_choosing: int = 4_000  # people on whom prototypes are chosen; all the others join in the last steps
+    max_choosing: int = 2_000  # people on whom prototypes are chosen; all the others join in the last steps
     seed: int = 0
 
 
