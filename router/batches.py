@@ -17,7 +17,7 @@ from router.likelihood import Terms, evaluate_rows
 from router.types import Array
 
 BUCKETS = 4.0  # for each doubling of the number of observations
-MAX_NUMBERS = 2_000_000  # in the outer products of a block's rows
+MAX_NUMBERS = 500_000  # in the outer products of a block's rows
 
 
 class Modes(NamedTuple):
@@ -43,8 +43,16 @@ class Block:
 
     def of(self, members: Index) -> "Block":
         """Return some of the people."""
-        arrays = (self.designs, self.outer, self.offsets, self.lows, self.highs, self.weights, self.num_outcomes)
-        return Block(*(array[members] for array in arrays), is_plain=self.is_plain)
+        return Block(
+            designs=self.designs[members],
+            outer=self.outer[members],
+            offsets=self.offsets[members],
+            lows=self.lows[members],
+            highs=self.highs[members],
+            weights=self.weights[members],
+            num_outcomes=self.num_outcomes[members],
+            is_plain=self.is_plain,
+        )
 
     def information(self, curvature: Array) -> Array:
         """Return the rows' outer products (B, K, L, L), summed by their curvature (B, K, R)."""
@@ -110,7 +118,8 @@ def _fit_block(block: Block, flip_rate: float, prior: Factor, starts: Array) -> 
     terms, objective = _look(part, flip_rate, prior, latents)
     for _ in range(MAX_STEPS):
         gradient = prior.shift - _times(prior.precision, latents[members]) + terms.gradient @ part.designs
-        step = np.linalg.solve(prior.precision + part.information(terms.curvature), gradient[..., None])[..., 0]
+        precision = prior.precision + part.information(terms.curvature)
+        step = np.asarray(np.linalg.solve(precision, gradient[..., None])[..., 0], dtype=np.float64)
         length = np.sum(step * gradient, axis=2).max(axis=1)  # (B,) of each person's longest step
         is_going &= length >= NO_STEP**2
         step[~is_going] = 0.0

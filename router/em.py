@@ -217,12 +217,12 @@ def fit_flip_rate(
 
 def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
     """Return the K = 1 prior to start from: scores vary by about one."""
-    L = people[0].designs.shape[1]
-    norms, has_thumbs = [], False
-    for person in people:
-        if len(person.designs):
-            norms.append(np.sum(person.designs[:, :-1] ** 2, axis=1).mean())
-            has_thumbs = has_thumbs or bool(person.designs[:, -1].any())
+    designs = people.designs if isinstance(people, People) else np.concatenate([person.designs for person in people])
+    lengths = np.diff(people.row_cuts) if isinstance(people, People) else [len(person.designs) for person in people]
+    squares = np.einsum("rl,rl->r", designs[:, :-1], designs[:, :-1], dtype=np.float64)
+    sums = np.bincount(np.repeat(np.arange(len(people)), lengths), squares, len(people))
+    norms = sums[np.asarray(lengths) > 0] / np.compress(np.asarray(lengths) > 0, lengths)
+    L, has_thumbs = designs.shape[1], bool(designs[:, -1].any())
     variance = 1.0 / max(float(np.mean(norms)), 1e-12)
     means = np.zeros((1, L))
     means[0, -1] = threshold

@@ -138,16 +138,6 @@ def fit_population(
     return population, replace(report, num_left_out=table.num_people - len(kept))
 
 
-def fit_single(
-    table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, flip_rate: float, run: Run = HERE
-) -> Population:
-    """Learn the basis, and one prototype in it under a known flip rate: a trial, whose people are all asked."""
-    begun = _begin(table, layout, config, seed, run)
-    start = replace(begun.start, flip_rate=flip_rate)
-    prior, _ = run_em(begun.people, start, config.em_iterations, (flip_rate,), run)
-    return to_population(prior, begun.rows, layout, begun.start.base[:-1])
-
-
 def _begin(
     table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, run: Run, start: Basis | None = None
 ) -> _Begun:
