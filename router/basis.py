@@ -133,7 +133,7 @@ def _minimise(
         value += 0.5 * config.base_ridge * float(base @ base)
         on_rows = transposed @ (slope[:, None] * np.column_stack([np.ones(len(slope)), W[people]]))  # (n, 1 + rank)
         on_base, on_basis = _slopes(base_inputs, inputs, on_rows)
-        parts = [on_base + config.base_ridge * base, [slope @ table.thresholds]]
+        parts = [on_base + config.base_ridge * base, np.array([slope @ table.thresholds])]
         if rank:
             value += 0.5 * float(weights @ weights + thresholds @ thresholds + config.basis_ridge * (B**2).sum())
             slopes = slope[:, None] * phi[:, 1:]

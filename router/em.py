@@ -157,7 +157,7 @@ def believe(task: Task) -> Believed:
 def weighed(task: Task, modes: Modes) -> Believed:
     """Return what the modes of a block of people come to, each under every prototype."""
     joint = modes.log_evidence + task.log_weights
-    covariances = np.linalg.inv(modes.precision)
+    covariances = np.asarray(np.linalg.inv(modes.precision), dtype=np.float64)
     trust = np.zeros_like(joint)
     if task.odd_share:
         trust = log_trust(task.odd_share, task.factor, modes, covariances, log_chances(task.people))

@@ -157,6 +157,19 @@ def test_a_minority_of_a_tenth_is_kept_among_hostile_people() -> None:
         assert (unit[:, 0] > 0.95).any()
 
 
+@pytest.mark.parametrize("max_choosing", [10_000, 300])
+def test_hostile_people_are_left_out_whoever_chooses(max_choosing: int) -> None:
+    """400 people of one mind and 32 who say the opposite: all are sifted in the basis of some."""
+    tastes = 2.0 * np.eye(6)[:1]
+    honest = simulate(tastes, (400,), NUM_EACH, spread=0.3, flip_rate=0.0, seed=0)
+    crowd = joined(honest, Attack(np.tile(-5.0 * tastes[0], (32, 1))), 0)
+    config = replace(CONFIG, num_prototypes=(1,), flip_rates=(0.0,), max_choosing=max_choosing)
+    population, report = fitted(crowd, config)
+    assert 32 <= report.num_left_out <= 40
+    reward = (population.means + population.base_weights)[0] @ population.basis / population.scale
+    assert reward[0] > 0.95 * np.linalg.norm(reward)
+
+
 def test_feedback_of_hostile_people_is_in_the_fit() -> None:
     """The attack is real: their tastes are found in what they said."""
     honest = honest_crowd(20, 0)
