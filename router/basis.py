@@ -5,7 +5,7 @@ the people's w_u (the low-rank reward basis of LoRe, Bose et al. 2025), minimise
 Knows nothing of priors over w; those come after, in `population`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -14,6 +14,8 @@ from scipy.special import expit
 from router.feedback import FeedbackTable
 from router.inputs import Inputs
 from router.types import Array
+
+NEAR = 30  # iterations from a basis learned from some of the people
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,39 @@ def fit_basis(
     taste_inputs: Array | Inputs,
     config: BasisConfig,
     rng: np.random.Generator,
+    near: Basis | None = None,
 ) -> Basis:
     """Fit base reward over `base_inputs` (n, Pb) and directions over `taste_inputs` (n, P) jointly.
 
-    Cost per iteration O(n·P·rank + R·rank): linear in feedback. Deterministic given `rng`.
+    Cost per iteration O(n·P·rank + R·rank): linear in feedback. Deterministic given `rng`. From a basis `near` the
+    optimum, such as that of some of the people, it goes `NEAR` iterations at most.
     """
+    if near is not None:
+        start = [near.base, np.array([near.threshold])]
+        if config.rank:
+            weights = _tastes(table, base_inputs, taste_inputs, near)
+            start += [near.directions.ravel(), weights.ravel(), np.zeros(len(weights))]
+        few = replace(config, max_iterations=min(NEAR, config.max_iterations))
+        return _minimise(table, base_inputs, taste_inputs, few, np.concatenate(start))
     base, threshold = fit_base(table, base_inputs, config.base_ridge)
     U, P = table.num_people, taste_inputs.shape[1]
     if config.rank == 0:  # nothing but the shared reward
         return Basis(np.zeros((0, P)), base, threshold, np.zeros((U, 0)))
     scale = 0.1 / np.sqrt(max(_mean_square_norm(taste_inputs), 1e-12))
-    start = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
-    return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *start]))
+    drawn = [rng.normal(size=config.rank * P) * scale, rng.normal(size=U * config.rank) * 0.3, np.zeros(U)]
+    return _minimise(table, base_inputs, taste_inputs, config, np.concatenate([base, [threshold], *drawn]))
+
+
+def _tastes(table: FeedbackTable, base_inputs: Array | Inputs, inputs: Array | Inputs, basis: Basis) -> Array:
+    """Return people's weights (U, rank) in a basis: one step from none at all, by the curvature of an open question."""
+    differences = table.differences()
+    phi = differences @ (inputs @ basis.directions.T)  # (R, rank)
+    _, slope = row_loss(table, differences @ (base_inputs @ basis.base) + table.thresholds * basis.threshold)
+    people, U, rank = table.row_people, table.num_people, len(basis.directions)
+    sums = np.array([np.bincount(people, -slope * phi[:, d], U) for d in range(rank)])  # (rank, U)
+    products = [np.bincount(people, 0.25 * phi[:, i] * phi[:, j], U) for i in range(rank) for j in range(rank)]
+    precision = np.eye(rank) + np.array(products).T.reshape(U, rank, rank)
+    return np.asarray(np.linalg.solve(precision, sums.T[:, :, None])[:, :, 0])
 
 
 def row_loss(table: FeedbackTable, scores: Array) -> tuple[float, Array]:
@@ -101,24 +124,49 @@ def _minimise(
 
     def loss(flat: Array) -> tuple[float, Array]:
         base, threshold, directions, weights, thresholds = np.split(flat, cuts)
-        scores = differences @ (base_inputs @ base) + table.thresholds * threshold
+        B, W = directions.reshape(rank, P), weights.reshape(U, rank)
+        phi = differences @ _products(base_inputs, inputs, base, B)  # (R, 1 + rank)
+        scores = phi[:, 0] + table.thresholds * threshold
         if rank:
-            B, W = directions.reshape(rank, P), weights.reshape(U, rank)
-            phi = differences @ (inputs @ B.T)  # (R, rank)
-            scores = scores + np.sum(phi * W[people], axis=1) + table.thresholds * thresholds[people]
+            scores = scores + np.sum(phi[:, 1:] * W[people], axis=1) + table.thresholds * thresholds[people]
         value, slope = row_loss(table, scores)
         value += 0.5 * config.base_ridge * float(base @ base)
-        parts = [(transposed @ slope) @ base_inputs + config.base_ridge * base, [slope @ table.thresholds]]
+        on_rows = transposed @ (slope[:, None] * np.column_stack([np.ones(len(slope)), W[people]]))  # (n, 1 + rank)
+        on_base, on_basis = _slopes(base_inputs, inputs, on_rows)
+        parts = [on_base + config.base_ridge * base, np.array([slope @ table.thresholds])]
         if rank:
             value += 0.5 * float(weights @ weights + thresholds @ thresholds + config.basis_ridge * (B**2).sum())
-            on_basis = (transposed @ (slope[:, None] * W[people])).T @ inputs + config.basis_ridge * B
-            slopes = slope[:, None] * phi
+            slopes = slope[:, None] * phi[:, 1:]
             on_weights = np.column_stack([np.bincount(people, slopes[:, d], U) for d in range(rank)]) + W
             on_thresholds = np.bincount(people, slope * table.thresholds, U) + thresholds
-            parts += [on_basis.ravel(), on_weights.ravel(), on_thresholds]
+            parts += [(on_basis + config.basis_ridge * B).ravel(), on_weights.ravel(), on_thresholds]
         return value, np.concatenate(parts)
 
     limits = {"maxiter": config.max_iterations, "maxfun": 2 * config.max_iterations}
     best = minimize(loss, start, jac=True, method="L-BFGS-B", options=limits).x
     base, threshold, directions, weights, _ = np.split(best, cuts)
     return Basis(directions.reshape(rank, P), base, float(threshold[0]), weights.reshape(U, rank))
+
+
+def _products(base_inputs: Array | Inputs, inputs: Array | Inputs, base: Array, B: Array) -> Array:
+    """Return the items' shared rewards and their features along `B`, (n, 1 + rank); one reading of a large table."""
+    if raw := _same(base_inputs, inputs):
+        return np.asarray(raw[0] @ np.vstack([base * raw[1], B * raw[2]]).T)
+    return np.column_stack([base_inputs @ base, inputs @ B.T])
+
+
+def _slopes(base_inputs: Array | Inputs, inputs: Array | Inputs, on_rows: Array) -> tuple[Array, Array]:
+    """Return slopes in `base` and `B` from those in `_products`, (n, 1 + rank)."""
+    if raw := _same(base_inputs, inputs):
+        both = on_rows.T @ raw[0]
+        return both[0] * raw[1], both[1:] * raw[2]
+    return on_rows[:, 0] @ base_inputs, on_rows[:, 1:].T @ inputs
+
+
+def _same(base_inputs: Array | Inputs, inputs: Array | Inputs) -> tuple[Inputs, Array, Array] | None:
+    """Return features that both are scaled from, and their scales."""
+    if not (isinstance(base_inputs, Inputs) and isinstance(inputs, Inputs)):
+        return None
+    if base_inputs.features is not inputs.features or base_inputs.center is not inputs.center:
+        return None
+    return replace(inputs, scales=np.ones(len(inputs.scales))), base_inputs.scales, inputs.scales

@@ -14,8 +14,10 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from router.basis import Basis
-from router.laplace import Factor, Mode, fit_mode, gaussian
-from router.outliers import log_trust
+from router.batches import Modes, are_single, fit_modes
+from router.feedback import People, among
+from router.laplace import Factor, fit_mode, gaussian
+from router.outliers import log_chances, log_trust
 from router.types import Array, Evidence
 
 Found = TypeVar("Found", "Prior", "Believed", Basis)
@@ -142,21 +144,26 @@ def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: 
 
 def believe(task: Task) -> Believed:
     """Fit a block of people under every prototype: the unit of work to map over people."""
+    people = task.people
+    if isinstance(people, People) and are_single(people):
+        return weighed(task, fit_modes(people, task.flip_rate, task.factor, task.starts))
     modes = [
         fit_mode(person, person.weights, task.flip_rate, task.factor, start)
-        for person, start in zip(task.people, task.starts, strict=True)
+        for person, start in zip(people, task.starts, strict=True)
     ]
-    return weighed(task, modes)
+    return weighed(task, Modes(*(np.array(part) for part in zip(*modes, strict=True))))
 
 
-def weighed(task: Task, modes: Sequence[Mode]) -> Believed:
-    """Return what the modes (B,) of a block of people come to, each under every prototype."""
-    joint = np.array([mode.log_evidence for mode in modes]) + task.log_weights
-    covariances = np.linalg.inv(np.array([mode.precision for mode in modes]))
-    trust = log_trust(task.odd_share, task.factor, modes, task.people) if task.odd_share else np.zeros_like(joint)
-    joint = joint - trust  # whoever belongs to no prototype is near one all the same
+def weighed(task: Task, modes: Modes) -> Believed:
+    """Return what the modes of a block of people come to, each under every prototype."""
+    joint = modes.log_evidence + task.log_weights
+    covariances = np.asarray(np.linalg.inv(modes.precision), dtype=np.float64)
+    trust = np.zeros_like(joint)
+    if task.odd_share:
+        trust = log_trust(task.odd_share, task.factor, modes, covariances, log_chances(task.people))
+        joint = joint - trust  # whoever belongs to no prototype is near one all the same
     doubt = np.einsum("uk,ukij->kij", np.exp(log_softmax(joint, axis=1) + trust), covariances, optimize=True)
-    return Believed(joint, np.array([mode.means for mode in modes]), doubt, trust)
+    return Believed(joint, modes.means, doubt, trust)
 
 
 def m_step(prior: Prior, believed: Believed) -> Prior:
@@ -188,7 +195,7 @@ def fit_flip_rate(
     the scale only slowly. A step goes to a neighbouring rate, with rewards to match, or to another scale.
     """
     every = max(1, len(people) // FLIP_SAMPLE)
-    sample, origins = [people[index] for index in range(0, len(people), every)], starts[::every]
+    sample, origins = among(people, np.arange(0, len(people), every)), starts[::every]
 
     def total(candidate: Prior) -> float:
         return float(logsumexp(e_step(sample, candidate, origins, map_people).joint, axis=1).sum())
@@ -210,12 +217,12 @@ def fit_flip_rate(
 
 def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
     """Return the K = 1 prior to start from: scores vary by about one."""
-    L = people[0].designs.shape[1]
-    norms, has_thumbs = [], False
-    for person in people:
-        if len(person.designs):
-            norms.append(np.sum(person.designs[:, :-1] ** 2, axis=1).mean())
-            has_thumbs = has_thumbs or bool(person.designs[:, -1].any())
+    designs = people.designs if isinstance(people, People) else np.concatenate([person.designs for person in people])
+    lengths = np.diff(people.row_cuts) if isinstance(people, People) else [len(person.designs) for person in people]
+    squares = np.einsum("rl,rl->r", designs[:, :-1], designs[:, :-1], dtype=np.float64)
+    sums = np.bincount(np.repeat(np.arange(len(people)), lengths), squares, len(people))
+    norms = sums[np.asarray(lengths) > 0] / np.compress(np.asarray(lengths) > 0, lengths)
+    L, has_thumbs = designs.shape[1], bool(designs[:, -1].any())
     variance = 1.0 / max(float(np.mean(norms)), 1e-12)
     means = np.zeros((1, L))
     means[0, -1] = threshold

@@ -5,7 +5,7 @@ Knows nothing about texts, stores or how a population is fitted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -116,6 +116,12 @@ class FeedbackTable:
             prompts=None if self.prompts is None else self.prompts[people],
         )
 
+    def compact(self) -> "FeedbackTable":
+        """Return the same feedback over a copy of the items it names: for some of many people."""
+        items, places = np.unique(np.concatenate([self.plus, self.minus]), return_inverse=True)
+        plus, minus = np.split(places.astype(np.int64), 2)
+        return replace(self, features=self.features[items], plus=plus, minus=minus)
+
 
 @dataclass(frozen=True, eq=False)
 class People(Sequence[Evidence]):
@@ -134,6 +140,11 @@ class People(Sequence[Evidence]):
     def __len__(self) -> int:
         """U."""
         return len(self.group_cuts) - 1
+
+    @property
+    def group_people(self) -> Index:
+        """Person of each group, (G,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.group_cuts))
 
     @overload
     def __getitem__(self, index: int) -> Evidence: ...
@@ -175,6 +186,37 @@ class People(Sequence[Evidence]):
             group_cuts=group_cuts - group_cuts[0],
             row_cuts=row_cuts - row_cuts[0],
         )
+
+    def of(self, members: Index) -> "People":
+        """Return the evidence of some people (B,), in their order."""
+        groups, rows = _spans(self.group_cuts, members), _spans(self.row_cuts, members)
+        group_cuts, row_cuts = (
+            np.concatenate([[0], np.cumsum(np.diff(cuts)[members])]) for cuts in (self.group_cuts, self.row_cuts)
+        )
+        moved = np.repeat(group_cuts[:-1] - self.group_cuts[members], np.diff(row_cuts))
+        return People(
+            designs=self.designs[rows],
+            offsets=self.offsets[rows],
+            groups=self.groups[rows] + moved,
+            lows=self.lows[groups],
+            highs=self.highs[groups],
+            weights=self.weights[groups],
+            num_outcomes=self.num_outcomes[groups],
+            group_cuts=group_cuts,
+            row_cuts=row_cuts,
+        )
+
+
+def among(people: Sequence[Evidence], members: Index) -> Sequence[Evidence]:
+    """Return the evidence of some people (B,), in the form in which it is there."""
+    return people.of(members) if isinstance(people, People) else [people[index] for index in members]
+
+
+def _spans(cuts: Index, members: Index) -> Index:
+    """Return the numbers from each member's cut to the next."""
+    lengths = np.diff(cuts)[members]
+    ends = np.cumsum(lengths)
+    return np.asarray(np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(cuts[members] - ends + lengths, lengths))
 
 
 def binary_table(features: Array, people: Index, plus: Index, minus: Index, thresholds: Array) -> FeedbackTable:

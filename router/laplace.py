@@ -80,7 +80,7 @@ def fit_mode(evidence: Evidence, weights: Array, flip_rate: float, prior: Factor
             break
     # Steps need a positive curvature; the evidence needs the true one, or flips count as less likely than they are.
     exact = prior.precision + _information(evidence, terms.exact, terms.exact_between)
-    log_evidence = objective + 0.5 * (latents.shape[1] * np.log(2 * np.pi) - _log_sharpness(exact, precision))
+    log_evidence = objective + 0.5 * (latents.shape[1] * np.log(2 * np.pi) - log_sharpness(exact, precision))
     return Mode(latents, precision, log_evidence)
 
 
@@ -106,7 +106,7 @@ def _advance(look: Look, latents: Array, objective: Array, step: Array) -> tuple
     return reached
 
 
-def _log_sharpness(exact: Array, clipped: Array) -> Array:
+def log_sharpness(exact: Array, clipped: Array) -> Array:
     """Return log det of `exact` (K, L, L), or of `clipped` where the mode is so flat that `exact` has none."""
     try:
         return log_determinant(exact)

@@ -7,7 +7,7 @@ Knows nothing of priors or posteriors.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,22 @@ class Terms(NamedTuple):
     between: Array | None  # (K, R): choices only; the Hessian loses each group's outer product of Σ_r between_r d_r
     exact: Array  # (K, R): the curvature as it is, negative where a flip makes it so
     exact_between: Array | None  # (K, R)
+
+
+class Rows(Protocol):
+    """What is known of observations besides their scores: arrays over (K, R), or (B, K, R) for B people."""
+
+    @property
+    def lows(self) -> Array:
+        """May be -inf."""
+
+    @property
+    def highs(self) -> Array:
+        """May be inf."""
+
+    @property
+    def num_outcomes(self) -> Array:
+        """How many were possible."""
 
 
 def encode(population: Population, event: Event) -> Evidence:
@@ -121,15 +137,23 @@ def evaluate(evidence: Evidence, latents: Array, weights: Array, flip_rate: floa
     scores = latents @ evidence.designs.T + evidence.offsets  # (K, R)
     if evidence.has_choices:
         return _choices(evidence, scores, weights, flip_rate)
-    if evidence.is_plain:
+    return evaluate_rows(scores, evidence, weights, flip_rate, is_plain=evidence.is_plain)
+
+
+def evaluate_rows(scores: Array, rows: Rows, weights: Array, flip_rate: float, *, is_plain: bool) -> Terms:
+    """Evaluate observations of one row each at their scores (K, R), or (B, K, R) of B people at once.
+
+    `is_plain` says that all are comparisons and thumbs, so that the likelihood takes its shortest form.
+    """
+    if is_plain:
         upper = expit(scores)
         slope = 1.0 - upper
-        return _single(evidence, log_expit(scores), slope, upper * slope, weights, flip_rate)
-    above, below = scores - evidence.lows, scores - evidence.highs
+        return _single(log_expit(scores), slope, upper * slope, weights, rows.num_outcomes, flip_rate)
+    above, below = scores - rows.lows, scores - rows.highs
     upper, lower = expit(above), expit(below)
     slope = 1.0 - upper - lower
     bend = upper * (1.0 - upper) + lower * (1.0 - lower)
-    return _single(evidence, _log_interval(evidence, scores), slope, bend, weights, flip_rate)
+    return _single(_log_interval(rows, scores), slope, bend, weights, rows.num_outcomes, flip_rate)
 
 
 def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Array:
@@ -137,20 +161,20 @@ def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Arra
     return evaluate(evidence, latents, np.ones(evidence.num_groups), flip_rate).values
 
 
-def _single(evidence: Evidence, log_p: Array, slope: Array, bend: Array, weights: Array, flip_rate: float) -> Terms:
+def _single(log_p: Array, slope: Array, bend: Array, weights: Array, num_outcomes: Array, flip_rate: float) -> Terms:
     """Terms of groups of one row, from the derivatives of the log-probability without flips."""
     if flip_rate == 0.0:
         curvature = weights * bend
         return Terms(log_p, weights * slope, curvature, None, curvature, None)
-    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
+    values, trust = _flipped(log_p, num_outcomes, flip_rate)
     exact = weights * (trust * bend - trust * (1.0 - trust) * slope**2)
     return Terms(values, weights * trust * slope, np.maximum(exact, 0.0), None, exact, None)
 
 
-def _log_interval(evidence: Evidence, scores: Array) -> Array:
+def _log_interval(rows: Rows, scores: Array) -> Array:
     """log(σ(s - low) - σ(s - high)) = log σ(s - low) + log σ(high - s) + log(1 - exp(low - high))."""
-    width = evidence.lows - evidence.highs  # -inf at the outer levels: the last term vanishes
-    return np.asarray(log_expit(scores - evidence.lows) + log_expit(evidence.highs - scores) + np.log1p(-np.exp(width)))
+    width = rows.lows - rows.highs  # -inf at the outer levels: the last term vanishes
+    return np.asarray(log_expit(scores - rows.lows) + log_expit(rows.highs - scores) + np.log1p(-np.exp(width)))
 
 
 def _flipped(log_p: Array, num_outcomes: Array, flip_rate: float) -> tuple[Array, Array]:

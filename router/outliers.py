@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from scipy.special import log_softmax, logit, logsumexp
 
-from router.laplace import Factor, Mode
+from router.batches import Modes
+from router.feedback import People
+from router.laplace import Factor
 from router.types import Array, Evidence
 
 WIDENING = 5.0  # of a covariance
@@ -23,25 +25,19 @@ ODD = 0.75  # trust in a person below which they are odd
 FEWEST_ODD = 0.05  # of people: fewer move the others less than leaving out honest people who look odd by chance
 
 
-def log_trust(odd_share: float, prior: Factor, modes: Sequence[Mode], people: Sequence[Evidence]) -> Array:
+def log_trust(odd_share: float, prior: Factor, modes: Modes, doubts: Array, log_chance: Array) -> Array:
     """Return the log probability (U, K) that each person belongs to each prototype rather than to its contaminant.
 
     Args:
         odd_share: Of the people, before anything is known of them, who belong to no prototype.
         prior: The prototypes.
-        modes: What was found of each person under them, (U,).
-        people: Their evidence, (U,).
+        modes: What was found of the people under them.
+        doubts: Their posterior covariances, (U, K, L, L).
+        log_chance: Of each person's feedback if every outcome is equally likely, (U,).
     """
     covariances = np.asarray(np.linalg.inv(prior.precision), dtype=np.float64)  # (K, L, L)
     centers = (covariances @ prior.shift[:, :, None])[:, :, 0]
-    log_evidence = np.array([mode.log_evidence for mode in modes])
-    odds = log_odds_of_none(
-        covariances,
-        np.array([mode.means for mode in modes]) - centers,
-        np.asarray(np.linalg.inv(np.array([mode.precision for mode in modes])), dtype=np.float64),
-        log_evidence,
-        log_chances(people),
-    )
+    odds = log_odds_of_none(covariances, modes.means - centers, doubts, modes.log_evidence, log_chance)
     return np.asarray(-np.logaddexp(0.0, odds + logit(odd_share)))
 
 
@@ -103,4 +99,7 @@ def odd_ones(trust: Array, fewest: float, most: float) -> NDArray[np.bool_]:
 
 def log_chances(people: Sequence[Evidence]) -> Array:
     """Return the log-likelihood (U,) of each person's feedback if every outcome is equally likely."""
+    if isinstance(people, People):
+        chances = people.weights * np.log(people.num_outcomes)
+        return np.asarray(-np.bincount(people.group_people, chances, len(people)))
     return np.array([-float(person.weights @ np.log(person.num_outcomes)) for person in people])

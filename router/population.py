@@ -8,13 +8,14 @@ there are many; EM then goes over everybody. Knows nothing of stores or texts.
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from scipy.special import logsumexp
 
 from router.basis import Basis, BasisConfig, fit_basis
 from router.em import HERE, Believed, Prior, Run, e_step, m_step, run_em, single_prior
-from router.feedback import FeedbackTable, Index
+from router.feedback import FeedbackTable, Index, among
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
 from router.inputs import Features, Inputs
@@ -89,6 +90,7 @@ class _Begun:
     rows: Array  # (D, P)
     start: Prior
     rng: np.random.Generator
+    basis: Basis
     order: Index | None = None  # (U,) who is asked first to choose the number of prototypes; None: drawn
 
 
@@ -111,10 +113,13 @@ def fit_population(
 ) -> tuple[Population, FitReport]:
     """Learn the basis, then the prior in it. Cost linear in feedback; deterministic under `seed`.
 
-    Where some people are no evidence about the others (`router.outliers`), all is learned without them.
+    Where some people are no evidence about the others (`router.outliers`), all is learned without them. Of more than
+    `max_choosing` people so many teach the basis in which all are sifted; everybody's starts from it.
     """
-    kept, begun = np.arange(table.num_people), _begin(table, layout, config, seed, run)
-    order = deepcopy(begun.rng).permutation(table.num_people)
+    kept, rest = np.arange(table.num_people), table
+    order = _drawn(table, config, seed).permutation(table.num_people)
+    are_many = table.num_people > config.max_choosing
+    begun = _sketch(table, order, layout, config, seed, run) if are_many else _begin(table, layout, config, seed, run)
     for _ in range(MAX_SIFTINGS if config.odd_share else 0):
         already = table.num_people - len(kept)
         fewest, most = FEWEST_ODD * table.num_people - already, config.odd_share * table.num_people - already
@@ -124,31 +129,56 @@ def fit_population(
         kept = kept[~is_odd]
         # Who chooses the number of prototypes stays the same, so that leaving some out does not draw lots anew.
         left = np.searchsorted(kept, order[np.isin(order, kept)])
-        begun = replace(_begin(table.subset(kept), layout, config, seed, run), order=left)
+        rest = table.subset(kept)
+        again = _sketch(rest, left, layout, config, seed, run) if are_many else _begin(rest, layout, config, seed, run)
+        begun = replace(again, order=left)
+    if are_many:
+        begun = replace(_begin(rest, layout, config, seed, run, begun.basis), order=begun.order)
     population, report = _finish(begun, layout, config, run)
     return population, replace(report, num_left_out=table.num_people - len(kept))
 
 
-def _begin(table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, run: Run) -> _Begun:
-    """Learn the basis from everybody in the table."""
+def _begin(
+    table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, run: Run, start: Basis | None = None
+) -> _Begun:
+    """Learn the basis from everybody in the table, from that of some of them where it is there."""
+    learned = run.keep(Basis, partial(_learned, table, layout, config, seed, start))
+    return _seen(table, layout, learned, _drawn(table, config, seed))
+
+
+def _sketch(
+    table: FeedbackTable, order: Index, layout: FeatureLayout, config: FitConfig, seed: int, run: Run
+) -> _Begun:
+    """See everybody in the basis that the first in `order` (U,) teach."""
+    some = table.subset(np.sort(order[: config.max_choosing])).compact()
+    learned = run.keep(Basis, partial(_learned, some, layout, config, seed))
+    return replace(_seen(table, layout, learned, _drawn(table, config, seed)), order=order)
+
+
+def _learned(
+    table: FeedbackTable, layout: FeatureLayout, config: FitConfig, seed: int, start: Basis | None = None
+) -> Basis:
+    base = Inputs(table.features, layout.center, layout.base_scales / layout.scale)
+    taste = Inputs(table.features, layout.center, layout.taste_scales / layout.scale)
+    return fit_basis(table, base, taste, config.basis, np.random.default_rng(seed), start)
+
+
+def _drawn(table: FeedbackTable, config: FitConfig, seed: int) -> np.random.Generator:
+    """Return the generator behind what the basis draws, found or recalled."""
     rng = np.random.default_rng(seed)
+    rng.normal(size=config.basis.rank * (table.features.shape[1] + table.num_people))
+    return rng
+
+
+def _seen(table: FeedbackTable, layout: FeatureLayout, learned: Basis, rng: np.random.Generator) -> _Begun:
+    """See everybody in the table in a basis."""
     features = table.features
-
-    def basis() -> Basis:
-        base = Inputs(features, layout.center, layout.base_scales / layout.scale)
-        taste = Inputs(features, layout.center, layout.taste_scales / layout.scale)
-        return fit_basis(table, base, taste, config.basis, np.random.default_rng(seed))
-
-    learned = run.keep(Basis, basis)
-    rng.normal(
-        size=config.basis.rank * (features.shape[1] + table.num_people)
-    )  # what the basis drew, found or recalled
     base = learned.base * layout.base_scales
     rows = np.vstack([layout.fixed_rows, learned.directions * layout.taste_scales, base])  # (D, P)
     base_weights = np.zeros(len(rows))
     base_weights[-1] = 1.0
     people = table.evidence_of(Inputs(features, layout.center, 1.0 / layout.scale) @ rows.T, base_weights)
-    return _Begun(people, table.prompts, rows, single_prior(people, base_weights, learned.threshold), rng)
+    return _Begun(people, table.prompts, rows, single_prior(people, base_weights, learned.threshold), rng, learned)
 
 
 def _trust(begun: _Begun, config: FitConfig, run: Run) -> Array:
@@ -187,7 +217,7 @@ def choose_prior(
     rng: np.random.Generator,
     run: Run = HERE,
     order: Index | None = None,
-) -> tuple[Prior, list[Evidence], dict[int, float]]:
+) -> tuple[Prior, Sequence[Evidence], dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
     More prototypes must gain more than two standard errors of the paired difference. Of more than `max_choosing` people
@@ -197,8 +227,8 @@ def choose_prior(
     order = (rng.permutation(len(people)) if order is None else order)[: config.max_choosing]
     fewest = min(ENOUGH_HELD_OUT, len(order) / 3) if len(config.num_prototypes) > 1 else 1
     num_held_out = round(max(config.held_out_share * len(order), fewest))
-    held_out = [people[index] for index in np.sort(order[:num_held_out])]
-    seen = [people[index] for index in np.sort(order[num_held_out:])] or held_out
+    held_out = among(people, np.sort(order[:num_held_out]))
+    seen = among(people, np.sort(order[num_held_out:])) if len(order) > num_held_out else held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
     single = _fit_mixture(seen, starts, config, run)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
@@ -267,7 +297,7 @@ def _doubt(people: Sequence[Evidence], means: Array, single: Prior, members: Ind
     """Return the sum (1, L, L) of the members' covariances."""
     if not len(members):
         return np.zeros_like(single.covariances)
-    return e_step([people[index] for index in members], replace(single, odd_share=0.0), means[members]).doubt
+    return e_step(among(people, members), replace(single, odd_share=0.0), means[members]).doubt
 
 
 def _spread(points: Array, K: int, rng: np.random.Generator) -> Index:

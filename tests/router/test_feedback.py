@@ -70,8 +70,11 @@ def test_a_subset_is_the_table_of_those_people() -> None:
     part = table.subset(np.array([1, 2]))
     alone = tabulate(people[1:])
     model = population()
-    for one, two in zip(part.evidence(model), alone.evidence(model), strict=True):
+    small = part.compact()
+    assert len(small.features) == len(alone.features) < len(part.features)  # only the items they judged
+    for one, two, three in zip(part.evidence(model), alone.evidence(model), small.evidence(model), strict=True):
         np.testing.assert_allclose(one.designs, two.designs)
+        np.testing.assert_array_equal(one.designs, three.designs)
         np.testing.assert_array_equal(one.groups, two.groups)
     assert part.prompts is not None
     np.testing.assert_array_equal(part.prompts, prompts[1:])

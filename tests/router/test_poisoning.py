@@ -1,16 +1,14 @@
 """People who mean harm, in a fit on everybody: what their feedback costs honest people nobody has seen."""
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from router.basis import BasisConfig
-from router.em import Run, e_step, single_prior
 from router.population import FitConfig, FitReport, fit_population, plain_layout
 from router.posterior import choice_probability, condition, prior
 from router.types import Array, Population
-from tests.router.batched import batched
 from tests.router.simulated import Crowd, simulate
 
 PROTOTYPES = np.array([[2.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 1.0, 0.0, 0.0, 0.0]])
@@ -25,7 +23,6 @@ CONFIG = FitConfig(
     temperings=(1.0,),
     odd_share=0.1,
 )
-BATCHED = Run(batched)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +94,7 @@ def honest_crowd(num: int, seed: int) -> Crowd:
 
 
 def fitted(crowd: Crowd, config: FitConfig = CONFIG) -> tuple[Population, FitReport]:
-    return fit_population(crowd.table(), plain_layout(crowd.features), config, 0, BATCHED)
+    return fit_population(crowd.table(), plain_layout(crowd.features), config, 0)
 
 
 def held_out_accuracy(population: Population, num_labels: int, seed: int) -> float:
@@ -160,6 +157,19 @@ def test_a_minority_of_a_tenth_is_kept_among_hostile_people() -> None:
         assert (unit[:, 0] > 0.95).any()
 
 
+@pytest.mark.parametrize("max_choosing", [10_000, 300])
+def test_hostile_people_are_left_out_whoever_chooses(max_choosing: int) -> None:
+    """400 people of one mind and 32 who say the opposite: all are sifted in the basis of some."""
+    tastes = 2.0 * np.eye(6)[:1]
+    honest = simulate(tastes, (400,), NUM_EACH, spread=0.3, flip_rate=0.0, seed=0)
+    crowd = joined(honest, Attack(np.tile(-5.0 * tastes[0], (32, 1))), 0)
+    config = replace(CONFIG, num_prototypes=(1,), flip_rates=(0.0,), max_choosing=max_choosing)
+    population, report = fitted(crowd, config)
+    assert 32 <= report.num_left_out <= 40
+    reward = (population.means + population.base_weights)[0] @ population.basis / population.scale
+    assert reward[0] > 0.95 * np.linalg.norm(reward)
+
+
 def test_feedback_of_hostile_people_is_in_the_fit() -> None:
     """The attack is real: their tastes are found in what they said."""
     honest = honest_crowd(20, 0)
@@ -175,20 +185,3 @@ def test_feedback_of_hostile_people_is_in_the_fit() -> None:
                 assert (shown @ taste > 0).all()
         if hostile.are_copies:
             np.testing.assert_array_equal(differences[crowd.people == 20], differences[crowd.people == 39])
-
-
-def test_the_batch_finds_what_one_person_at_a_time_finds() -> None:
-    crowd = honest_crowd(20, 3)
-    people = crowd.table().evidence_of(crowd.features, np.zeros(6))
-    start = single_prior(people, np.zeros(6), 0.0)
-    two = replace(
-        start,
-        log_weights=np.log([0.5, 0.5]),
-        means=start.means + np.array([[0.0], [0.3]]),
-        covariances=np.repeat(start.covariances, 2, axis=0),
-        flip_rate=0.1,
-    )
-    two = replace(two, odd_share=0.1)
-    found = [e_step(people, two, two.means), e_step(people, two, two.means, batched)]
-    for one, many in zip(*map(astuple, found), strict=True):
-        np.testing.assert_allclose(one, many, atol=1e-4)

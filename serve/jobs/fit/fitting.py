@@ -42,7 +42,8 @@ class RefitConfig:
     odd_share: float = 0.1  # of people, at most, who are left out because they are no evidence about the others
     held_out_share: float = 0.2  # of people, by their places
     em_iterations: int = 10
-    max_choosing: int = 4_000  # people on whom prototypes are chosen; all the others join in the last steps
+    max_choosing: int = 2_000  # people on whom prototypes are chosen; all the others join in the last steps
+    max_judges: int = 2_000  # of the people held out, those of the lowest places
     seed: int = 0
 
 
@@ -75,7 +76,7 @@ class Refit:
 
 
 def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitConfig, run: Run = HERE) -> Refit:
-    """Fit an artifact to the people whose `places` (U,) are not among the lowest; these judge it and its parent.
+    """Fit an artifact to the people whose `places` (U,) are not among the lowest; these, or many of them, judge.
 
     Raises:
         ConfigurationError: too few people.
@@ -83,6 +84,7 @@ def refit(parent: Artifact, table: FeedbackTable, places: Array, config: RefitCo
     told = np.bincount(table.people, minlength=table.num_people) >= LONG_ENOUGH
     is_held_out = places < config.held_out_share
     held_out = np.flatnonzero(told & is_held_out)
+    held_out = np.sort(held_out[np.argsort(places[held_out], kind="stable")[: config.max_judges]])
     num_told = int((told & ~is_held_out).sum())
     if num_told < config.min_people or len(held_out) < FEWEST_JUDGES:
         raise ConfigurationError(

@@ -32,7 +32,7 @@ def choose_freedom(
     """Return ridges, and `rank` directions or none: each step to more freedom must gain more than a standard error."""
     people = np.random.default_rng(seed).permutation(table.num_people)[:MOST_PEOPLE]
     num_judges = max(1, round(JUDGES * len(people)))
-    judges, learners = table.subset(np.sort(people[:num_judges])), table.subset(np.sort(people[num_judges:]))
+    judges, learners = (table.subset(np.sort(some)).compact() for some in np.split(people, [num_judges]))
     trial = replace(config, num_prototypes=(1,), em_iterations=EM_ITERATIONS, odd_share=0.0)
 
     def losses(basis: BasisConfig) -> Array:

@@ -81,7 +81,8 @@ def largest_move(
     whole, _ = run_em(people, start, EM_ITERATIONS, config.flip_rates, run)
     moves = [float(strongest.max())]
     for suspect in np.argsort(-strongest)[:NUM_SUSPECTS]:
-        without, _ = run_em([*people[:suspect], *people[suspect + 1 :]], start, EM_ITERATIONS, config.flip_rates, run)
+        others = people.of(np.delete(np.arange(len(people)), suspect))
+        without, _ = run_em(others, start, EM_ITERATIONS, config.flip_rates, run)
         moves.append(float(_lengths(without.means - whole.means, response).max()))
     return max(moves)
 
