@@ -1,8 +1,8 @@
 """Laplace fits of many people at once, each under K Gaussian priors: `router.laplace` for blocks of people.
 
-People with about as many observations share each Newton step, the shorter filled up with rows of no weight; who is done
-leaves the block. Takes observations of one row (comparisons, thumbs, ratings). The numbers are those of one fit after
-another up to rounding. Knows nothing of EM.
+People with about as many observations share each Newton step, the shorter filled up with observations of no weight; who
+is done leaves the block. Where somebody chose among several, every observation is filled up to as many rows. The
+numbers are those of one fit after another up to rounding. Knows nothing of EM.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 
 from router.feedback import Index, People
 from router.laplace import LAST_STEP, MAX_HALVINGS, MAX_STEPS, NO_STEP, Factor, log_determinant, log_sharpness
-from router.likelihood import Terms, evaluate_rows
+from router.likelihood import Terms, evaluate_choices, evaluate_rows
 from router.types import Array
 
 BUCKETS = 4.0  # for each doubling of the number of observations
@@ -30,16 +30,21 @@ class Modes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The rows of B people, (B, 1, R), as the likelihood takes them."""
+    """B people's G observations of M rows each, as the likelihood takes them; R = G·M."""
 
     designs: Array  # (B, R, L)
     outer: Array  # (B, R, L·L) of each row with itself
-    offsets: Array
-    lows: Array
+    offsets: Array  # (B, 1, R), infinite where a choice has fewer rows
+    lows: Array  # (B, 1, G), as what follows
     highs: Array
     weights: Array
     num_outcomes: Array
     is_plain: bool
+
+    @property
+    def rows_each(self) -> int:
+        """M."""
+        return int(self.offsets.shape[2] // self.weights.shape[2])
 
     def of(self, members: Index) -> "Block":
         """Return some of the people."""
@@ -54,54 +59,74 @@ class Block:
             is_plain=self.is_plain,
         )
 
-    def information(self, curvature: Array) -> Array:
-        """Return the rows' outer products (B, K, L, L), summed by their curvature (B, K, R)."""
+    def terms(self, latents: Array, flip_rate: float) -> Terms:
+        """Return the likelihood's terms at latents (B, K, L), derivatives by rows (B, K, R)."""
+        scores = latents @ self.designs.transpose(0, 2, 1) + self.offsets  # (B, K, R)
+        if self.rows_each == 1:
+            return evaluate_rows(scores, self, self.weights, flip_rate, is_plain=self.is_plain)
+        by_group = scores.reshape(*scores.shape[:2], -1, self.rows_each)
+        found = evaluate_choices(by_group, self, self.weights, flip_rate)
+        return Terms(found.values, *(part.reshape(scores.shape) for part in found[1:] if part is not None))
+
+    def information(self, curvature: Array, between: Array | None) -> Array:
+        """Return the rows' outer products (B, K, L, L), summed by their curvature (B, K, R), less those of choices."""
+        B, K, _ = curvature.shape
         L = self.designs.shape[2]
-        return np.asarray((curvature @ self.outer).reshape(*curvature.shape[:2], L, L))
-
-
-def are_single(people: People) -> bool:
-    """Whether every observation is one row."""
-    return len(people.designs) == len(people.weights)
+        information = (curvature @ self.outer).reshape(B, K, L, L)
+        if between is not None:
+            rows = between.reshape(B, K, -1, self.rows_each).transpose(0, 2, 1, 3)  # (B, G, K, M)
+            sums = rows @ self.designs.reshape(B, -1, self.rows_each, L)  # (B, G, K, L)
+            information -= sums.transpose(0, 2, 3, 1) @ sums.transpose(0, 2, 1, 3)
+        return np.asarray(information)
 
 
 def fit_modes(people: People, flip_rate: float, prior: Factor, starts: Array) -> Modes:
     """Find every person's modes from `starts` (U, K, L), as `router.laplace.fit_mode` does for one."""
     U, K, L = starts.shape
     found = Modes(np.empty((U, K, L)), np.empty((U, K, L, L)), np.empty((U, K)))
-    for members in _alike(np.diff(people.row_cuts), L):
+    for members in _alike(people, L):
         part = _fit_block(_block(people, members), flip_rate, prior, starts[members])
         for whole, some in zip(found, part, strict=True):
             whole[members] = some
     return found
 
 
-def _alike(lengths: Index, L: int) -> Iterator[Index]:
-    """Yield people (B,) with about as many rows each, so few that their rows' outer products stay small."""
-    buckets = np.ceil(BUCKETS * np.log2(np.maximum(lengths, 1)))
-    for bucket in np.unique(buckets):
-        members = np.flatnonzero(buckets == bucket)
-        size = max(1, MAX_NUMBERS // int(max(1, lengths[members].max()) * L * L))
-        yield from (members[first : first + size] for first in range(0, len(members), size))
+def _alike(people: People, L: int) -> Iterator[Index]:
+    """Yield people (B,) with about as many observations of as many rows, so few that a block stays small."""
+    num_groups = np.diff(people.group_cuts)
+    num_rows = np.ones(len(people), np.int64)  # of each person's largest observation
+    np.maximum.at(num_rows, people.group_people, np.diff(people.group_starts, append=len(people.groups)))
+    sizes = np.column_stack([num_groups, num_rows]).clip(1)
+    _, buckets = np.unique(np.ceil(BUCKETS * np.log2(sizes)), axis=0, return_inverse=True)
+    order = np.argsort(buckets.ravel(), kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(buckets.ravel()))[:-1]):
+        most = max(1, MAX_NUMBERS // int(sizes[members].max(axis=0).prod() * L * L))
+        yield from (members[first : first + most] for first in range(0, len(members), most))
 
 
 def _block(people: People, members: Index) -> Block:
-    """Gather the members' rows, filled up to as many as the longest has."""
-    lengths = np.diff(people.row_cuts)[members]
-    places = np.arange(max(1, int(lengths.max())))  # (R,)
-    is_there = places < lengths[:, None]  # (B, R)
-    rows = np.where(is_there, people.row_cuts[members][:, None] + places, 0)
+    """Gather the members' observations, filled up to as many as the longest has, of as many rows as the largest."""
+    num_groups = np.diff(people.group_cuts)[members]
+    numbers = np.arange(max(1, int(num_groups.max())))  # (G,)
+    groups = np.where(numbers < num_groups[:, None], people.group_cuts[members][:, None] + numbers, -1)  # (B, G)
+    starts = people.group_starts
+    num_rows = np.append(np.diff(starts, append=len(people.groups)), 0)[groups]
+    places = np.arange(max(1, int(num_rows.max())))  # (M,)
+    is_row = places < num_rows[:, :, None]  # (B, G, M)
+    rows = np.where(is_row, np.append(starts, 0)[groups][:, :, None] + places, -1)
 
     def filled(column: Array, filler: float) -> Array:
-        return np.where(is_there, column[rows], filler)[:, None]
+        return np.asarray(np.append(column, filler)[groups][:, None])
 
-    designs = np.where(is_there[:, :, None], people.designs[rows], 0.0).astype(np.float64)
-    B, R, L = designs.shape
+    B, G, M = rows.shape
+    designs = np.vstack([people.designs, np.zeros_like(people.designs, shape=(1, people.designs.shape[1]))])[rows]
+    designs = designs.astype(np.float64).reshape(B, G * M, -1)
+    offsets = np.where(is_row, np.append(people.offsets, 0.0)[rows], np.where(places == 0, 0.0, np.inf))
     lows, highs = filled(people.lows, 0.0), filled(people.highs, np.inf)
     return Block(
         designs=designs,
-        outer=(designs[:, :, :, None] * designs[:, :, None]).reshape(B, R, L * L),
-        offsets=filled(people.offsets, 0.0),
+        outer=(designs[:, :, :, None] * designs[:, :, None]).reshape(B, G * M, -1),
+        offsets=offsets.reshape(B, 1, G * M),
         lows=lows,
         highs=highs,
         weights=filled(people.weights, 0.0),
@@ -118,7 +143,7 @@ def _fit_block(block: Block, flip_rate: float, prior: Factor, starts: Array) -> 
     terms, objective = _look(part, flip_rate, prior, latents)
     for _ in range(MAX_STEPS):
         gradient = prior.shift - _times(prior.precision, latents[members]) + terms.gradient @ part.designs
-        precision = prior.precision + part.information(terms.curvature)
+        precision = prior.precision + part.information(terms.curvature, terms.between)
         step = np.asarray(np.linalg.solve(precision, gradient[..., None])[..., 0], dtype=np.float64)
         length = np.sum(step * gradient, axis=2).max(axis=1)  # (B,) of each person's longest step
         is_going &= length >= NO_STEP**2
@@ -130,7 +155,8 @@ def _fit_block(block: Block, flip_rate: float, prior: Factor, starts: Array) -> 
         if 2 * is_going.sum() <= len(members):
             left = np.flatnonzero(is_going)
             part, members, is_going, objective = part.of(left), members[left], is_going[left], objective[left]
-            terms = terms._replace(gradient=terms.gradient[left], curvature=terms.curvature[left])
+            between = None if terms.between is None else terms.between[left]
+            terms = terms._replace(gradient=terms.gradient[left], curvature=terms.curvature[left], between=between)
     return _modes(block, flip_rate, prior, latents)
 
 
@@ -152,16 +178,16 @@ def _advance(
 
 def _look(part: Block, flip_rate: float, prior: Factor, latents: Array) -> tuple[Terms, Array]:
     """Return the likelihood's terms and the log joint (B, K) at latents (B, K, L)."""
-    scores = latents @ part.designs.transpose(0, 2, 1) + part.offsets  # (B, K, R)
-    terms = evaluate_rows(scores, part, part.weights, flip_rate, is_plain=part.is_plain)
+    terms = part.terms(latents, flip_rate)
     pulls = np.sum(latents * (prior.shift - 0.5 * _times(prior.precision, latents)), axis=2)
     return terms, prior.constant + pulls + np.sum(part.weights * terms.values, axis=2)
 
 
 def _modes(block: Block, flip_rate: float, prior: Factor, latents: Array) -> Modes:
     terms, objective = _look(block, flip_rate, prior, latents)
-    precision = prior.precision + block.information(terms.curvature)
-    exact = precision if terms.exact is terms.curvature else prior.precision + block.information(terms.exact)
+    precision = exact = prior.precision + block.information(terms.curvature, terms.between)
+    if flip_rate:
+        exact = prior.precision + block.information(terms.exact, terms.exact_between)
     try:
         sharpness = log_determinant(exact)
     except np.linalg.LinAlgError:  # somebody's mode is too flat

@@ -14,11 +14,11 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from router.basis import Basis
-from router.batches import Modes, are_single, fit_modes
-from router.feedback import People, among
-from router.laplace import Factor, fit_mode, gaussian
+from router.batches import Modes, fit_modes
+from router.feedback import People
+from router.laplace import Factor, gaussian
 from router.outliers import log_chances, log_trust
-from router.types import Array, Evidence
+from router.types import Array
 
 Found = TypeVar("Found", "Prior", "Believed", Basis)
 MapPeople = Callable[[Callable[["Task"], "Believed"], Sequence["Task"]], Iterable["Believed"]]
@@ -84,7 +84,7 @@ class Prior:
 class Task:
     """The E-step of a block of people: everything it needs, and nothing about anyone else."""
 
-    people: Sequence[Evidence]  # (B,)
+    people: People  # (B,)
     factor: Factor
     log_weights: Array  # (K,)
     flip_rate: float
@@ -103,7 +103,7 @@ class Believed:
 
 
 def run_em(
-    people: Sequence[Evidence], prior: Prior, iterations: int, flip_rates: Sequence[float], run: Run = HERE
+    people: People, prior: Prior, iterations: int, flip_rates: Sequence[float], run: Run = HERE
 ) -> tuple[Prior, Array]:
     """Run EM from `prior`; returns the fitted prior and each person's joint log evidence (U, K) under it."""
     starts: Array = np.broadcast_to(prior.means, (len(people), *prior.means.shape))
@@ -120,14 +120,14 @@ def run_em(
 
 
 def _explained(
-    people: Sequence[Evidence], prior: Prior, believed: Believed, flip_rates: Sequence[float], map_people: MapPeople
+    people: People, prior: Prior, believed: Believed, flip_rates: Sequence[float], map_people: MapPeople
 ) -> Prior:
     """Return the prior that explains what is believed, its flip rate climbed to if there are any to choose from."""
     found = m_step(prior, believed)
     return fit_flip_rate(people, found, believed.means, flip_rates, map_people) if flip_rates else found
 
 
-def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: MapPeople = map) -> Believed:
+def e_step(people: People, prior: Prior, starts: Array, map_people: MapPeople = map) -> Believed:
     """Return what is believed of everybody, from where each search starts: `starts` (K, L) or (U, K, L)."""
     if starts.ndim == 2:
         starts = np.broadcast_to(starts, (len(people), *starts.shape))
@@ -144,14 +144,7 @@ def e_step(people: Sequence[Evidence], prior: Prior, starts: Array, map_people: 
 
 def believe(task: Task) -> Believed:
     """Fit a block of people under every prototype: the unit of work to map over people."""
-    people = task.people
-    if isinstance(people, People) and are_single(people):
-        return weighed(task, fit_modes(people, task.flip_rate, task.factor, task.starts))
-    modes = [
-        fit_mode(person, person.weights, task.flip_rate, task.factor, start)
-        for person, start in zip(people, task.starts, strict=True)
-    ]
-    return weighed(task, Modes(*(np.array(part) for part in zip(*modes, strict=True))))
+    return weighed(task, fit_modes(task.people, task.flip_rate, task.factor, task.starts))
 
 
 def weighed(task: Task, modes: Modes) -> Believed:
@@ -187,7 +180,7 @@ def m_step(prior: Prior, believed: Believed) -> Prior:
 
 
 def fit_flip_rate(
-    people: Sequence[Evidence], prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
+    people: People, prior: Prior, starts: Array, rates: Sequence[float], map_people: MapPeople = map
 ) -> Prior:
     """Climb to the flip rate and the scale of rewards of highest evidence over (a spread sample of) the people.
 
@@ -195,7 +188,7 @@ def fit_flip_rate(
     the scale only slowly. A step goes to a neighbouring rate, with rewards to match, or to another scale.
     """
     every = max(1, len(people) // FLIP_SAMPLE)
-    sample, origins = among(people, np.arange(0, len(people), every)), starts[::every]
+    sample, origins = people.of(np.arange(0, len(people), every)), starts[::every]
 
     def total(candidate: Prior) -> float:
         return float(logsumexp(e_step(sample, candidate, origins, map_people).joint, axis=1).sum())
@@ -215,13 +208,12 @@ def fit_flip_rate(
     return prior
 
 
-def single_prior(people: Sequence[Evidence], base_weights: Array, threshold: float) -> Prior:
+def single_prior(people: People, base_weights: Array, threshold: float) -> Prior:
     """Return the K = 1 prior to start from: scores vary by about one."""
-    designs = people.designs if isinstance(people, People) else np.concatenate([person.designs for person in people])
-    lengths = np.diff(people.row_cuts) if isinstance(people, People) else [len(person.designs) for person in people]
+    designs, lengths = people.designs, np.diff(people.row_cuts)
     squares = np.einsum("rl,rl->r", designs[:, :-1], designs[:, :-1], dtype=np.float64)
     sums = np.bincount(np.repeat(np.arange(len(people)), lengths), squares, len(people))
-    norms = sums[np.asarray(lengths) > 0] / np.compress(np.asarray(lengths) > 0, lengths)
+    norms = sums[lengths > 0] / lengths[lengths > 0]
     L, has_thumbs = designs.shape[1], bool(designs[:, -1].any())
     variance = 1.0 / max(float(np.mean(norms)), 1e-12)
     means = np.zeros((1, L))

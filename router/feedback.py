@@ -146,6 +146,11 @@ class People(Sequence[Evidence]):
         """Person of each group, (G,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.group_cuts))
 
+    @property
+    def group_starts(self) -> Index:
+        """Where each group's rows start, (G,)."""
+        return np.flatnonzero(np.diff(self.groups, prepend=-1))
+
     @overload
     def __getitem__(self, index: int) -> Evidence: ...
     @overload
@@ -205,11 +210,6 @@ class People(Sequence[Evidence]):
             group_cuts=group_cuts,
             row_cuts=row_cuts,
         )
-
-
-def among(people: Sequence[Evidence], members: Index) -> Sequence[Evidence]:
-    """Return the evidence of some people (B,), in the form in which it is there."""
-    return people.of(members) if isinstance(people, People) else [people[index] for index in members]
 
 
 def _spans(cuts: Index, members: Index) -> Index:

@@ -25,7 +25,7 @@ class Terms(NamedTuple):
     gradient: Array  # (K, R)
     curvature: Array  # (K, R), >= 0: the negative second derivative, clipped where a flip makes it negative
     between: Array | None  # (K, R): choices only; the Hessian loses each group's outer product of Σ_r between_r d_r
-    exact: Array  # (K, R): the curvature as it is, negative where a flip makes it so
+    exact: Array  # (K, R): the curvature as it is, negative where a flip makes it so; `curvature` where it is that
     exact_between: Array | None  # (K, R)
 
 
@@ -135,9 +135,11 @@ def select(evidence: Evidence, keep: Sequence[bool] | NDArray[np.bool_]) -> Evid
 def evaluate(evidence: Evidence, latents: Array, weights: Array, flip_rate: float) -> Terms:
     """Evaluate the log-likelihood at K latents (K, L), each group weighted by `weights` (G,). Cost O(K·R·L)."""
     scores = latents @ evidence.designs.T + evidence.offsets  # (K, R)
-    if evidence.has_choices:
-        return _choices(evidence, scores, weights, flip_rate)
-    return evaluate_rows(scores, evidence, weights, flip_rate, is_plain=evidence.is_plain)
+    if not evidence.has_choices:
+        return evaluate_rows(scores, evidence, weights, flip_rate, is_plain=evidence.is_plain)
+    rows, is_row = evidence.group_rows, evidence.group_rows >= 0  # (G, M)
+    terms = evaluate_choices(np.where(is_row, scores[:, rows], np.inf), evidence, weights, flip_rate)
+    return Terms(terms.values, *(part[:, is_row] for part in terms[1:] if part is not None))
 
 
 def evaluate_rows(scores: Array, rows: Rows, weights: Array, flip_rate: float, *, is_plain: bool) -> Terms:
@@ -187,27 +189,37 @@ def _flipped(log_p: Array, num_outcomes: Array, flip_rate: float) -> tuple[Array
     return np.log(total), kept / total
 
 
-def _choices(evidence: Evidence, scores: Array, weights: Array, flip_rate: float) -> Terms:
-    """The general form: groups of several rows are choices, p = 1 / (1 + Σ exp(-s))."""
-    groups, starts = evidence.groups, np.searchsorted(evidence.groups, np.arange(evidence.num_groups))
-    ordinal = np.isfinite(evidence.highs) | (evidence.lows != 0.0)  # (G,), always of one row
-    first = starts[ordinal]
-    top = np.maximum(np.maximum.reduceat(-scores, starts, axis=1), 0.0)  # (K, G)
-    total = np.exp(-top) + np.add.reduceat(np.exp(-scores - top[:, groups]), starts, axis=1)
+def evaluate_choices(scores: Array, rows: Rows, weights: Array, flip_rate: float) -> Terms:
+    """Evaluate observations of any kind at their scores (..., G, M): choices are p = 1 / (1 + Σ_m exp(-s_m)).
+
+    Groups of fewer than M rows are filled up with scores of infinity; one row is a comparison, thumb or rating. The
+    derivatives are (..., G, M), nought where there is no row.
+    """
+    top = np.maximum(-scores.min(axis=-1), 0.0)  # (..., G)
+    shares = np.exp(-scores - top[..., None])
+    total = np.exp(-top) + shares.sum(axis=-1)
     log_p = -top - np.log(total)
-    shares = np.exp(-scores - top[:, groups]) / total[:, groups]  # (K, R) probability of each response not chosen
-    slope, bend, between = shares.copy(), shares.copy(), shares.copy()
-    upper = expit(scores[:, first] - evidence.lows[ordinal])
-    lower = expit(scores[:, first] - evidence.highs[ordinal])
-    slope[:, first] = 1.0 - upper - lower
-    bend[:, first] = upper * (1.0 - upper) + lower * (1.0 - lower)
-    between[:, first] = 0.0
-    log_p[:, ordinal] = _log_interval(evidence, scores[:, starts])[:, ordinal]
-    values, trust = _flipped(log_p, evidence.num_outcomes, flip_rate)
-    scale = (weights * trust)[:, groups]
+    shares /= total[..., None]  # the probability of each response not chosen
+    slope, bend, between = shares, shares, shares
+    is_level = np.isfinite(rows.highs) | (rows.lows != 0.0)  # (..., G), always of one row
+    has_levels = bool(is_level.any())
+    if has_levels:
+        first = scores[..., 0]
+        upper, lower = expit(first - rows.lows), expit(first - rows.highs)
+        slope, bend, between = shares.copy(), shares.copy(), shares.copy()
+        slope[..., 0] = np.where(is_level, 1.0 - upper - lower, slope[..., 0])
+        bend[..., 0] = np.where(is_level, upper * (1.0 - upper) + lower * (1.0 - lower), bend[..., 0])
+        between[..., 0] = np.where(is_level, 0.0, between[..., 0])
+        log_p = np.where(is_level, _log_interval(rows, first), log_p)
+    values, trust = _flipped(log_p, rows.num_outcomes, flip_rate)
+    scale = weights * trust  # (..., G)
     # Choices take the EM bound's curvature (expected over whether the label was flipped): always positive.
-    doubt = (1.0 - trust)[:, groups]
-    exact = bend.copy()
-    exact[:, first] -= doubt[:, first] * slope[:, first] ** 2
-    exact_between = np.sqrt(scale * (1.0 + doubt)) * between
-    return Terms(values, scale * slope, scale * bend, np.sqrt(scale) * between, scale * exact, exact_between)
+    curvature, spread = scale[..., None] * bend, np.sqrt(scale)[..., None] * between
+    gradient = scale[..., None] * slope
+    if flip_rate == 0.0:
+        return Terms(values, gradient, curvature, spread, curvature, spread)
+    doubt, exact = 1.0 - trust, curvature
+    if has_levels:
+        exact = curvature.copy()
+        exact[..., 0] -= np.where(is_level, scale * doubt * slope[..., 0] ** 2, 0.0)
+    return Terms(values, gradient, curvature, spread, exact, np.sqrt(1.0 + doubt)[..., None] * spread)

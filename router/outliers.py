@@ -6,8 +6,6 @@ first follows from the Laplace posterior without another fit; the second from co
 prototypes weighs them in the M-step (Campbell 1984; McLachlan & Peel 2000, ch. 7). Knows nothing of fitting.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
@@ -16,7 +14,7 @@ from scipy.special import log_softmax, logit, logsumexp
 from router.batches import Modes
 from router.feedback import People
 from router.laplace import Factor
-from router.types import Array, Evidence
+from router.types import Array
 
 WIDENING = 5.0  # of a covariance
 SMALLEST_GROUP = 0.075  # of people: a group of fewer that lies far from all others says nothing about people in general
@@ -97,9 +95,7 @@ def odd_ones(trust: Array, fewest: float, most: float) -> NDArray[np.bool_]:
     return is_odd & bool(fewest <= is_odd.sum() <= most)
 
 
-def log_chances(people: Sequence[Evidence]) -> Array:
+def log_chances(people: People) -> Array:
     """Return the log-likelihood (U,) of each person's feedback if every outcome is equally likely."""
-    if isinstance(people, People):
-        chances = people.weights * np.log(people.num_outcomes)
-        return np.asarray(-np.bincount(people.group_people, chances, len(people)))
-    return np.array([-float(person.weights @ np.log(person.num_outcomes)) for person in people])
+    chances = people.weights * np.log(people.num_outcomes)
+    return np.asarray(-np.bincount(people.group_people, chances, len(people)))

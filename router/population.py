@@ -15,12 +15,12 @@ from scipy.special import logsumexp
 
 from router.basis import Basis, BasisConfig, fit_basis
 from router.em import HERE, Believed, Prior, Run, e_step, m_step, run_em, single_prior
-from router.feedback import FeedbackTable, Index, among
+from router.feedback import FeedbackTable, Index, People
 from router.gating import fit_gating
 from router.held_out import GroupReport, choose_tempering, report_groups
 from router.inputs import Features, Inputs
 from router.outliers import FEWEST_ODD, odd_ones, trust_of_many
-from router.types import Array, Evidence, Population
+from router.types import Array, Population
 
 LAST_ITERATIONS = 3  # of EM on everybody, those held out before included
 ENOUGH_HELD_OUT = 150  # people to tell one number of prototypes from another; of few people a third is held out
@@ -85,7 +85,7 @@ class FitReport:
 class _Begun:
     """A fit whose basis is there."""
 
-    people: Sequence[Evidence]
+    people: People
     prompts: Array | None
     rows: Array  # (D, P)
     start: Prior
@@ -211,13 +211,13 @@ def _finish(begun: _Begun, layout: FeatureLayout, config: FitConfig, run: Run) -
 
 
 def choose_prior(
-    people: Sequence[Evidence],
+    people: People,
     start: Prior,
     config: FitConfig,
     rng: np.random.Generator,
     run: Run = HERE,
     order: Index | None = None,
-) -> tuple[Prior, Sequence[Evidence], dict[int, float]]:
+) -> tuple[Prior, People, dict[int, float]]:
     """Fit a prior for each K on most people; keep the one that explains the others best.
 
     More prototypes must gain more than two standard errors of the paired difference. Of more than `max_choosing` people
@@ -227,8 +227,8 @@ def choose_prior(
     order = (rng.permutation(len(people)) if order is None else order)[: config.max_choosing]
     fewest = min(ENOUGH_HELD_OUT, len(order) / 3) if len(config.num_prototypes) > 1 else 1
     num_held_out = round(max(config.held_out_share * len(order), fewest))
-    held_out = among(people, np.sort(order[:num_held_out]))
-    seen = among(people, np.sort(order[num_held_out:])) if len(order) > num_held_out else held_out
+    held_out = people.of(np.sort(order[:num_held_out]))
+    seen = people.of(np.sort(order[num_held_out:])) if len(order) > num_held_out else held_out
     starts = [start, start.stretched(NOISY_STRETCH, config.flip_rates[-1])] if len(config.flip_rates) > 1 else [start]
     single = _fit_mixture(seen, starts, config, run)
     best, best_evidence, by_size = single, np.full(num_held_out, -np.inf), {}
@@ -265,7 +265,7 @@ def to_population(prior: Prior, rows: Array, layout: FeatureLayout, base_weights
     )
 
 
-def _fit_mixture(people: Sequence[Evidence], starts: Sequence[Prior], config: FitConfig, run: Run) -> Prior:
+def _fit_mixture(people: People, starts: Sequence[Prior], config: FitConfig, run: Run) -> Prior:
     """Fit a mixture from each start; the best evidence wins."""
     best, best_total = starts[0], -np.inf
     for start in starts:
@@ -277,7 +277,7 @@ def _fit_mixture(people: Sequence[Evidence], starts: Sequence[Prior], config: Fi
 
 
 def _mixture_starts(
-    people: Sequence[Evidence], means: Array, single: Prior, K: int, config: FitConfig, rng: np.random.Generator
+    people: People, means: Array, single: Prior, K: int, config: FitConfig, rng: np.random.Generator
 ) -> list[Prior]:
     """Return starts of K prototypes: clusters of the people's posterior `means` (U, 1, L) under one prototype."""
     whitened = means[:, 0] @ np.linalg.cholesky(np.linalg.inv(single.covariances[0]))  # (U, L)
@@ -293,11 +293,11 @@ def _mixture_starts(
     return starts
 
 
-def _doubt(people: Sequence[Evidence], means: Array, single: Prior, members: Index) -> Array:
+def _doubt(people: People, means: Array, single: Prior, members: Index) -> Array:
     """Return the sum (1, L, L) of the members' covariances."""
     if not len(members):
         return np.zeros_like(single.covariances)
-    return e_step(among(people, members), replace(single, odd_share=0.0), means[members]).doubt
+    return e_step(people.of(members), replace(single, odd_share=0.0), means[members]).doubt
 
 
 def _spread(points: Array, K: int, rng: np.random.Generator) -> Index:

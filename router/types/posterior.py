@@ -73,6 +73,15 @@ class Evidence:
         """Whether some group has more than one row (a choice among three or more)."""
         return bool(self.groups.shape[0] > len(self.event_ids))
 
+    @cached_property
+    def group_rows(self) -> NDArray[np.int64]:
+        """Rows of each group, (G, M) with M those of the largest; -1 where there is none."""
+        starts = np.searchsorted(self.groups, np.arange(self.num_groups))
+        places = np.arange(len(self.groups)) - starts[self.groups]
+        rows = np.full((self.num_groups, int(places.max(initial=0)) + 1), -1, np.int64)
+        rows[self.groups, places] = np.arange(len(self.groups))
+        return rows
+
 
 @dataclass(frozen=True, eq=False)
 class Posterior:

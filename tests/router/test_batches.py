@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from router.batches import are_single, fit_modes
-from router.em import Task, believe
+from router.batches import fit_modes
 from router.feedback import People
 from router.laplace import fit_mode, gaussian
 from router.tabulation import tabulate
-from router.types import Array, Choice, Comparison, Event, Rating, Thumb
+from router.types import Array, Choice, Comparison, Event, Ranking, Rating, Thumb
 
 L = 4
 MEANS = np.array([[0.5, -0.3, 0.0, 0.2], [-1.0, 0.2, 0.4, 0.0]])
@@ -25,6 +24,8 @@ def event(kind: str, features: Array, number: int) -> Event:
             return Thumb(event_id=name, features=features[0], reference=NONE, value=1, weight=weight)
         case "rating":
             return Rating(event_id=name, features=features[0], reference=NONE, level=number % 5, weight=weight)
+        case "ranking":
+            return Ranking(event_id=name, features=features, weight=weight)
     return Choice(event_id=name, chosen=features[0], rejected=features[1:], weight=weight)
 
 
@@ -32,7 +33,7 @@ def people_of(*kinds: str) -> People:
     """Seven people with 0 to 40 events, some of them far out."""
     rng = np.random.default_rng(1)
     people = [
-        [event(kinds[i % len(kinds)], spread * rng.normal(size=(3, L - 1)), i) for i in range(num_events)]
+        [event(kinds[i % len(kinds)], spread * rng.normal(size=(3 + i % 3, L - 1)), i) for i in range(num_events)]
         for num_events, spread in ((0, 1.0), (1, 1.0), (7, 9.0), (20, 1.0), (21, 30.0), (3, 1.0), (40, 2.0))
     ]
     table = tabulate(people)
@@ -40,7 +41,17 @@ def people_of(*kinds: str) -> People:
 
 
 @pytest.mark.parametrize("flip_rate", [0.0, 0.15])
-@pytest.mark.parametrize("kinds", [("comparison",), ("comparison", "thumb"), ("rating", "thumb")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("comparison",),
+        ("comparison", "thumb"),
+        ("rating", "thumb"),
+        ("choice",),
+        ("comparison", "choice", "ranking"),
+        ("choice", "rating", "thumb"),
+    ],
+)
 def test_many_at_once_are_where_each_is_alone(kinds: tuple[str, ...], flip_rate: float) -> None:
     people = people_of(*kinds)
     starts = np.random.default_rng(2).normal(size=(len(people), 2, L)) * 3.0
@@ -64,17 +75,6 @@ def test_a_hollow_mode_among_others_has_the_evidence_of_the_clipped_curvature() 
     for index, person in enumerate(people):
         alone = fit_mode(person, person.weights, 0.2, wide, np.zeros((1, L)))
         np.testing.assert_allclose(found.log_evidence[index], alone.log_evidence, atol=1e-8)
-
-
-@pytest.mark.parametrize("kinds", [("comparison", "rating"), ("comparison", "choice")])
-def test_a_block_is_believed_as_its_people_one_by_one(kinds: tuple[str, ...]) -> None:
-    people = people_of(*kinds)
-    starts = np.broadcast_to(MEANS, (len(people), 2, L))
-    task = Task(people, PRIOR, np.log([0.3, 0.7]), 0.1, starts, odd_share=0.1)
-    assert are_single(people) == ("choice" not in kinds)
-    at_once, one_by_one = believe(task), believe(Task(list(people), *(PRIOR, task.log_weights, 0.1, starts, 0.1)))
-    for name in ("joint", "means", "doubt", "trust"):
-        np.testing.assert_allclose(getattr(at_once, name), getattr(one_by_one, name), atol=1e-8)
 
 
 def test_some_people_in_any_order() -> None:

@@ -61,8 +61,8 @@ def test_stretching_leaves_a_threshold_alone_unless_there_are_thumbs() -> None:
 def test_people_without_events_keep_the_prior_and_weigh_nothing() -> None:
     start = single_prior(tabulate([[event()]]).evidence_of(np.eye(2), np.zeros(2)), np.zeros(2), 0.3)
     assert start.means[0, -1] == 0.3
-    empty = tabulate([[event()], []]).evidence_of(np.eye(2), np.zeros(2))[1]
-    believed = e_step([empty], start, start.means)
+    empty = tabulate([[event()], []]).evidence_of(np.eye(2), np.zeros(2))[1:]
+    believed = e_step(empty, start, start.means)
     np.testing.assert_allclose(believed.joint, 0.0, atol=1e-9)
     np.testing.assert_allclose(believed.means[0], start.means)
     np.testing.assert_allclose(believed.doubt, start.covariances)

@@ -160,7 +160,7 @@ def test_people_of_one_mind_need_one_prototype() -> None:
 def test_more_prototypes_than_tastes_leave_some_to_nobody() -> None:
     # All the same person: every cluster but one is empty.
     crowd = simulate(AXES[:1, :2], (1,), 10, spread=0.0, flip_rate=0.0, seed=0)
-    people = list(crowd.table().evidence_of(crowd.features, np.zeros(2))) * 6
+    people = crowd.table().evidence_of(crowd.features, np.zeros(2)).of(np.zeros(6, np.int64))
     start = single_prior(people, np.zeros(2), 0.0)
     chosen, _, _ = choose_prior(people, start, config(4), np.random.default_rng(0))
     assert chosen.means.shape[0] == 4

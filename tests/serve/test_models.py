@@ -119,8 +119,8 @@ def test_the_default_model_is_there_whole(monkeypatch: pytest.MonkeyPatch) -> No
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert "quantization_config" not in config
-    monkeypatch.setattr(models, "fetch", Mock(side_effect=AssertionError("fetched again")))
-    models.resolve(models.DEFAULT_MODEL.name, Home.from_env(), quiet=True)
+    monkeypatch.setattr(models, "_convert", Mock(side_effect=AssertionError("fetched again")))
+    assert models.resolve(models.DEFAULT_MODEL.name, Home.from_env(), quiet=True) == str(folder)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from router.em import Believed, Task, believe
 from router.laplace import gaussian
-from router.likelihood import empty_evidence
+from router.tabulation import tabulate
+from router.types import Comparison
 from serve.artifacts.registry import Registry
 from serve.artifacts.storage import load, save
 from serve.cli import palate
@@ -121,9 +122,11 @@ def test_what_was_gathered_long_ago_is_gathered_again(tmp_path: Path, options: l
 def tasks_of(sizes: list[int]) -> list[Task]:
     """Blocks of people who said nothing, told apart by where their searches start."""
     factor = gaussian(np.zeros((1, 2)), np.eye(2)[None])
-    silent = empty_evidence(2)
+    heard = Comparison(event_id="e", chosen=np.ones(1), rejected=np.zeros(1))
+    table = tabulate([[heard], *([[]] * max(sizes))])
+    silent = table.evidence_of(table.features, np.zeros(1))[1:]
     return [
-        Task([silent] * size, factor, np.zeros(1), 0.0, np.full((size, 1, 2), number))
+        Task(silent[:size], factor, np.zeros(1), 0.0, np.full((size, 1, 2), number))
         for number, size in enumerate(sizes)
     ]
 
