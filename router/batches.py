@@ -17,6 +17,7 @@ from router.likelihood import Terms, evaluate_choices, evaluate_rows
 from router.types import Array
 
 BUCKETS = 4.0  # for each doubling of the number of observations
+MANY = 1_000.0  # more steps than there are doublings of anything
 MAX_NUMBERS = 500_000  # in the outer products of a block's rows
 
 
@@ -96,12 +97,13 @@ def _alike(people: People, L: int) -> Iterator[Index]:
     num_groups = np.diff(people.group_cuts)
     num_rows = np.ones(len(people), np.int64)  # of each person's largest observation
     np.maximum.at(num_rows, people.group_people, np.diff(people.group_starts, append=len(people.groups)))
-    sizes = np.column_stack([num_groups, num_rows]).clip(1)
-    _, buckets = np.unique(np.ceil(BUCKETS * np.log2(sizes)), axis=0, return_inverse=True)
-    order = np.argsort(buckets.ravel(), kind="stable")
-    for members in np.split(order, np.cumsum(np.bincount(buckets.ravel()))[:-1]):
-        most = max(1, MAX_NUMBERS // int(sizes[members].max(axis=0).prod() * L * L))
-        yield from (members[first : first + most] for first in range(0, len(members), most))
+    steps = np.ceil(BUCKETS * np.log2(np.maximum([num_groups, num_rows], 1)))  # (2, U)
+    keys = steps[0] + MANY * steps[1]
+    for key in np.unique(keys):
+        members = np.flatnonzero(keys == key)
+        R = max(1, int(num_groups[members].max())) * int(num_rows[members].max())
+        size = max(1, MAX_NUMBERS // (R * L * L))
+        yield from (members[first : first + size] for first in range(0, len(members), size))
 
 
 def _block(people: People, members: Index) -> Block:
