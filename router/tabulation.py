@@ -16,7 +16,7 @@ from router.inputs import Features
 from router.types import Array, Choice, Comparison, Event, Ranking, Rating, Thumb
 
 RATING_CUTS = (-1.5, -0.5, 0.5, 1.5)
-CHUNK = 4096  # items
+FEWEST_MORE = 4096  # items that room is made for
 DIGEST_BYTES = 12  # four million items collide with a probability of 1e-16
 
 
@@ -24,34 +24,28 @@ class Items:
     """Distinct rows of features, numbered in the order in which they came."""
 
     def __init__(self, dtype: DTypeLike) -> None:
-        self._dtype = np.dtype(dtype)
         self._numbers: dict[bytes, int] = {}  # by digest
-        self._chunks: list[Features] = []
+        self._rows: Features = np.empty((0, 0), dtype)
 
     def number(self, features: Array) -> int:
         """Return the number of an item with these features (P,)."""
-        row = np.ascontiguousarray(features, self._dtype)
-        if self._chunks and row.shape != self._chunks[0].shape[1:]:
-            raise ValueError(f"features must have shape {self._chunks[0].shape[1:]} as those before, not {row.shape}")
+        row = np.ascontiguousarray(features, self._rows.dtype)
+        if self._numbers and row.shape != self._rows.shape[1:]:
+            raise ValueError(f"features must have shape {self._rows.shape[1:]} as those before, not {row.shape}")
         digest = hashlib.blake2b(row.tobytes(), digest_size=DIGEST_BYTES).digest()
         number = self._numbers.setdefault(digest, len(self._numbers))
-        chunk, place = divmod(number, CHUNK)
-        if chunk == len(self._chunks):
-            self._chunks.append(np.empty((CHUNK, *row.shape), self._dtype))
-        self._chunks[chunk][place] = row
+        if number == len(self._rows):
+            # In place: a large array's pages are moved, not copied. No view of it exists until it is taken.
+            self._rows.resize((number + max(FEWEST_MORE, number // 8), len(row)), refcheck=False)
+        self._rows[number] = row
         return number
 
     def take(self) -> Features:
         """Return all of them, (n, P), and hold none any more."""
-        size = len(self._numbers)
+        rows, self._rows = self._rows, np.empty((0, 0), self._rows.dtype)
+        rows.resize((len(self._numbers), rows.shape[1]), refcheck=False)
         self._numbers = {}
-        chunks, self._chunks = self._chunks[::-1], []
-        width = chunks[0].shape[1] if chunks else 0
-        features = np.empty((size, width), self._dtype)
-        for start in range(0, size, CHUNK):
-            part = features[start : start + CHUNK]
-            part[:] = chunks.pop()[: len(part)]
-        return features
+        return rows
 
 
 class Tabulation:

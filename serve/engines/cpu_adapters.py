@@ -1,8 +1,12 @@
-"""Mend of vLLM 0.32's adapters on CPUs: a sequence without an adapter must not get somebody else's.
+"""Mends of vLLM 0.32's adapters on CPUs. Knows nothing of steering.
 
-vLLM marks tokens without an adapter by the index -1. Its kernels for GPUs skip them; its torch functions for CPUs take
-the index as Python does, as the last adapter slot, and add that adapter to base sequences of a mixed batch. Here what
-such tokens are projected to is zero, so nothing is added. Knows nothing of steering.
+A sequence without an adapter must not get somebody else's. vLLM marks tokens without an adapter by the index -1. Its
+kernels for GPUs skip them; its torch functions for CPUs take the index as Python does, as the last adapter slot, and
+add that adapter to base sequences of a mixed batch. Here what such tokens are projected to is zero: nothing is added.
+
+Log-probabilities of a prompt must not end the engine. vLLM knows the adapter of each sequence's next token only, and
+multiplies a prompt's many states with an adapter of the head by those few indices. Here such states pass by the head's
+adapters, of which Palate's have none.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def spare_the_base() -> None:
-    """Put the mend in place, once a process."""
-    if not getattr(lora_ops.bgmv_shrink, "spares_the_base", False):
+def mend_adapters() -> None:
+    """Put the mends in place, once a process."""
+    wrapper = punica_cpu.PunicaWrapperCPU
+    if not getattr(wrapper.add_lora_logits, "is_mended", False):
         lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = _sparing(lora_ops.bgmv_shrink)
+        wrapper.add_lora_logits = _of_next_tokens(wrapper.add_lora_logits)
 
 
 def _sparing(shrink: Callable[..., None]) -> Callable[..., None]:
@@ -31,5 +37,14 @@ def _sparing(shrink: Callable[..., None]) -> Callable[..., None]:
         shrink(inputs, weights, output, indices, *args, **kwargs)
         output[: len(indices)][indices[: len(output)] < 0] = 0.0
 
-    sparing.spares_the_base = True  # type: ignore[attr-defined]
     return sparing
+
+
+def _of_next_tokens(add: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(add)
+    def adding(wrapper: Any, logits: Tensor, states: Tensor, *args: Any, **kwargs: Any) -> None:
+        if len(states) == len(wrapper.sampler_indices):
+            add(wrapper, logits, states, *args, **kwargs)
+
+    adding.is_mended = True  # type: ignore[attr-defined]
+    return adding

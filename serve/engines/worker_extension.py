@@ -20,7 +20,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from serve.engines.cpu_adapters import spare_the_base
+from serve.engines.cpu_adapters import mend_adapters
 from serve.engines.sequence_states import ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import EagerTap, LayerTap, Step, Tap, decoder_layers
@@ -297,4 +297,4 @@ def _wrap_load_model(load_model: Callable[..., None]) -> Callable[..., None]:
 
 
 Worker.load_model = _wrap_load_model(Worker.load_model)
-spare_the_base()
+mend_adapters()

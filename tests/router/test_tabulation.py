@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.tabulation import CHUNK, Items, Tabulation, tabulate
+from router.tabulation import FEWEST_MORE, Items, Tabulation, tabulate
 from router.types import Comparison, Ranking, Thumb
 
 
@@ -42,11 +42,11 @@ def test_people_who_said_nothing_count_too_and_precision_is_chosen() -> None:
     assert [person.num_groups for person in table.evidence_of(table.features, np.zeros(2))] == [0, 1, 0]
 
 
-def test_more_items_than_a_chunk_holds() -> None:
+def test_room_grows_with_the_items() -> None:
     items = Items(np.float32)
-    rows = np.arange(2 * (CHUNK + 5), dtype=np.float64).reshape(-1, 2)
-    assert [items.number(row) for row in rows] == list(range(CHUNK + 5))
-    assert items.number(rows[CHUNK]) == CHUNK
+    rows = np.arange(2 * (FEWEST_MORE + 5), dtype=np.float64).reshape(-1, 2)
+    assert [items.number(row) for row in rows] == list(range(FEWEST_MORE + 5))
+    assert items.number(rows[FEWEST_MORE]) == FEWEST_MORE
     with pytest.raises(ValueError, match="must have shape \\(2,\\)"):
         items.number(np.zeros(3))
     np.testing.assert_array_equal(items.take(), rows)

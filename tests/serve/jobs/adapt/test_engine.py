@@ -1,4 +1,4 @@
-"""From a trained adapter to an answer of the real engine: an artifact on disk, a person's route, an arm through it."""
+"""From a trained adapter to an answer of the real engine: how it is judged; a person's route, and an arm through it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from serve.editions import Edition
 from serve.engines.protocol import BestOf, ChatInput, EngineArm, GenerationRequest, MeasureRequest, Sampling
 from serve.engines.vllm_engine import VllmEngine
 from serve.home import Home
+from serve.jobs.adapt.answering import Asking, ask
 from serve.jobs.adapt.pairs import Pair, Said
 from serve.jobs.adapt.training import TrainingConfig, add_adapter, train
 from serve.jobs.adapt.tuned import layers_above, load_model, save_adapter, tokenized
+from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Role, load_prompts, of_role
 from serve.metrics import Metrics
 from serve.models import DEFAULT_MODEL, resolve
 from serve.people import People
@@ -83,6 +85,23 @@ async def teach(people: People, artifact: Artifact) -> None:
         event = FeedbackEvent(f"e{number}", ANNA, FeedbackKind.COMPARISON, time.time(), value=0)
         await people.store.append_event(replace(event, evidence=people.preferences.evidence(event, (), pair)))
     await people.learn(ANNA)
+
+
+async def test_answers_of_the_base_and_of_the_adapter_are_read_and_scored(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    prompts = tuple(of_role(load_prompts(DEFAULT_PROMPTS), Role.FEEDBACK)[:4])
+    asking, came = Asking(prompts, samples=2, max_tokens=16, seed=0, rank=CONFIG.rank), list[int]()
+    path = resolve(DEFAULT_MODEL.name, Home.from_env(), quiet=True)
+    base, adapted = await ask(artifact, path, [None, *artifact.adapters], asking, came.append)
+    assert came == [8, 8]
+    assert base.texts != adapted.texts
+    for answered in (base, adapted):
+        assert answered.read.features.shape == (4, 2, artifact.population.num_features)
+        assert (answered.read.logprobs < 0.0).all()
+    # The base likes its own words better than those it was taught.
+    assert base.read.logprobs.mean() > adapted.read.logprobs.mean()
 
 
 async def test_a_person_has_an_arm_through_the_adapter_of_their_prototype(
