@@ -116,7 +116,7 @@ def _neighbours(
     arms = []
     for coefficients in moved:
         inside = _into_cone(coefficients, own / length, space, config.min_cosine)
-        arms.append(Arm("steered", inside * (length / space.length(inside)), route.dose))
+        arms.append(Arm("steered", *space.limited(inside * (length / space.length(inside)))))
     return arms
 
 

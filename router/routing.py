@@ -57,14 +57,16 @@ class SteeringSpace:
     population: Population
     dose_metric: Array  # (D, D): cᵀ·metric·c is the squared length of C·c; CᵀC up to scale
     response: Array  # (D, D): Cov(φ, φ) over texts, which is also the shift of φ for coefficients, up to scale
-    is_allowed: tuple[bool, ...]  # (D,): False keeps a direction out, as when its audit failed
+    reach: Array  # (2, D): how far against and along each direction, as a share of `max_dose`; 0 not at all, 1 any
     adapters: tuple[str | None, ...]  # (K,) name of each prototype's adapter
     max_dose: float = 0.2  # length of a steering vector relative to the residual norm at which text is still fluent
 
     def __post_init__(self) -> None:
         D, K = self.population.num_features, self.population.num_prototypes
-        if self.dose_metric.shape != (D, D) or self.response.shape != (D, D) or len(self.is_allowed) != D:
-            raise ValueError(f"dose_metric and response must have shape ({D}, {D}), is_allowed {D} entries")
+        if self.dose_metric.shape != (D, D) or self.response.shape != (D, D) or self.reach.shape != (2, D):
+            raise ValueError(f"dose_metric and response must have shape ({D}, {D}), reach (2, {D})")
+        if not (self.reach.min() >= 0.0 and self.reach.max() <= 1.0):
+            raise ValueError("reach must be between 0 and 1")
         if not (np.diag(self.dose_metric).min() > 0.0 and np.diag(self.response).min() > 0.0):
             raise ValueError("dose_metric and response must be positive on the diagonal; drop features that never vary")
         if not (math.isfinite(self.max_dose) and self.max_dose >= 0.0):
@@ -79,8 +81,8 @@ class SteeringSpace:
 
     @cached_property
     def mask(self) -> Array:
-        """1 for the directions that may steer, else 0; (D,)."""
-        return np.array(self.is_allowed, dtype=np.float64)
+        """1 for the directions that may steer one way at least, else 0; (D,)."""
+        return np.asarray(self.reach.max(axis=0) > 0.0, np.float64)
 
     @cached_property
     def typical(self) -> float:
@@ -90,7 +92,7 @@ class SteeringSpace:
     @cached_property
     def lengths(self) -> Array:
         """Length of each direction in the dose metric, (D,); infinite where it may not steer."""
-        return np.where(self.is_allowed, np.sqrt(np.diag(self.dose_metric)), np.inf)
+        return np.where(self.mask > 0.0, np.sqrt(np.diag(self.dose_metric)), np.inf)
 
     @cached_property
     def logits_per_weight(self) -> Array:
@@ -102,18 +104,27 @@ class SteeringSpace:
         """Length of coefficients (D,) in the dose metric."""
         return math.sqrt(max(float(coefficients @ self.dose_metric @ coefficients), 0.0))
 
+    def open_to(self, tastes: Array) -> Array:
+        """Return tastes (D,) without those that may not steer their way."""
+        return np.asarray(np.where(np.where(tastes < 0.0, self.reach[0], self.reach[1]) > 0.0, tastes, 0.0))
+
     def limited(self, coefficients: Array) -> tuple[Array, float]:
-        """Shorten coefficients (D,) to length 1 at most, and give the dose they stand for: length 1 is `max_dose`."""
-        length = self.length(coefficients)
-        if length <= 1.0:
-            return coefficients, self.max_dose * length
-        return coefficients / length, self.max_dose
+        """Shorten coefficients (D,) to length 1 and each to its reach, and give the dose: length 1 is `max_dose`.
+
+        Directions that point against each other can be longer than what they come to; those of reach 1 are left so.
+        """
+        against, along = np.where(self.reach < 1.0, self.reach / self.lengths, np.inf)
+        reached = self._shortened(np.clip(self._shortened(coefficients), -against, along))
+        return reached, self.max_dose * min(self.length(reached), 1.0)
+
+    def _shortened(self, coefficients: Array) -> Array:
+        return np.asarray(coefficients / max(self.length(coefficients), 1.0))
 
 
 def plain_space(population: Population) -> SteeringSpace:
     """Make the space of a whitened basis: all directions equally long, allowed, without adapters."""
     D, K = population.num_features, population.num_prototypes
-    return SteeringSpace(population, np.eye(D), np.eye(D), (True,) * D, (None,) * K)
+    return SteeringSpace(population, np.eye(D), np.eye(D), np.ones((2, D)), (None,) * K)
 
 
 def measured_space(
@@ -121,7 +132,7 @@ def measured_space(
 ) -> SteeringSpace:
     """Make the space from what was measured on plain texts: features (M, D) and the engine's directions C (H, D).
 
-    All directions are allowed; take some out with `dataclasses.replace`.
+    All directions reach as far as `max_dose`; limit some with `dataclasses.replace`.
     """
     D = population.num_features
     if features.ndim != 2 or features.shape[1] != D or len(features) < 2:
@@ -129,7 +140,7 @@ def measured_space(
     if directions.ndim != 2 or directions.shape[1] != D:
         raise ValueError(f"directions must have shape (H, {D}), but have {directions.shape}")
     response = np.asarray(np.cov(features, rowvar=False), dtype=np.float64).reshape(D, D)
-    return SteeringSpace(population, directions.T @ directions, response, (True,) * D, adapters, max_dose)
+    return SteeringSpace(population, directions.T @ directions, response, np.ones((2, D)), adapters, max_dose)
 
 
 def route(
@@ -207,7 +218,7 @@ def _personal_route(
     pooled = space.population.base_weights + (1.0 - wishes.strength) * prior.mean
     judge = taste.affine(wishes.strength, pooled + explicit * space.logits_per_weight)
     liked = taste.affine(1.0, space.population.base_weights)
-    wanted = liked.mean * space.mask  # (D,)
+    wanted = space.open_to(liked.mean)  # (D,)
     certainty = narrowing(liked, prior.affine(1.0, -prior.mean), wanted)  # from indifference
     prob_gain = liked.prob_positive(space.response @ wanted)
     is_on = prob_gain >= config.gate and bool(wanted.any())

@@ -75,7 +75,7 @@ def route_person(taste: Taste | None, artifact: Artifact, config: RoutingConfig,
     nothing = np.zeros(len(rows))
     taste_left = inferred.taste.conditioned(directions, nothing)
     liked_left = inferred.taste.affine(1.0, base).conditioned(directions, nothing)
-    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * liked_left.mean * space.mask
+    coefficients = (inferred.dose > 0.0) * inferred.pull_per_taste * space.open_to(liked_left.mean)
     judge = inferred.judge.conditioned(directions, directions @ base)
     if wished is not None:
         coefficients = coefficients + wished.steering_coefficients

@@ -31,12 +31,16 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """What the request path needs of one version."""
+    """What the request path needs of one version.
+
+    The audit says how large a dose text bears against and along a named direction, 0 that it may not steer that way;
+    a direction without one may take `max_dose`.
+    """
 
     population: Population  # over the feature space's P features; its `version` is the artifact's
     feature_space: FeatureSpace
     response: Array  # (D, D): Cov(φ, φ) over plain answers
-    audit: dict[str, bool] = field(default_factory=dict)  # named direction -> may steer; absent: it may
+    audit: dict[str, tuple[float, float]] = field(default_factory=dict)  # named direction -> bearable doses
     max_dose: float = 0.2
     dose_temperature: float = 1.0  # up to which text bears `max_dose`; above it, less
     min_p: float = 0.0  # steered candidates draw no token less likely than this share of the likeliest one
@@ -55,12 +59,13 @@ class Artifact:
         """The population with what steering does in its directions."""
         population = self.population
         directions = self.feature_space.directions.astype(np.float64) @ self._to_engine.T  # (H, D)
-        allowed = tuple(self.audit.get(name, True) for name in population.attribute_names) or (
-            (True,) * population.num_features
-        )
+        reach = np.ones((2, population.num_features))
+        for row, name in enumerate(population.attribute_names):
+            if name in self.audit:
+                reach[:, row] = np.minimum(np.divide(self.audit[name], max(self.max_dose, 1e-12)), 1.0)
         adapters = self.adapters or (None,) * population.num_prototypes
         metric = directions.T @ directions
-        return SteeringSpace(population, metric, self.response, allowed, adapters, self.max_dose)
+        return SteeringSpace(population, metric, self.response, reach, adapters, self.max_dose)
 
     def bearable(self, temperature: float | None) -> float:
         """Return the share of a dose that text bears at a sampling temperature; None is the protocol's 1.

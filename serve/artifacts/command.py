@@ -53,7 +53,7 @@ def show_command(version: str, as_json: bool) -> None:
         f"tokens of at least {artifact.min_p:.0%} of the likeliest one"
     )
     for name in filter(None, population.attribute_names):
-        click.echo(f"  {name}: {'may steer' if artifact.audit.get(name, True) else 'judges only'}")
+        click.echo(f"  {name}: {_reach(*artifact.audit.get(name, (artifact.max_dose,) * 2))}")
     click.echo(f"{len(artifact.questions)} opening questions; data {manifest.data}; parents {list(manifest.parents)}")
     for name, value in manifest.metrics.items():
         click.echo(f"  {name}: {value}")
@@ -76,7 +76,7 @@ def diff_command(old: str, new: str) -> None:
         "up to temperature": (first.dose_temperature, second.dose_temperature),
         "least share of the likeliest token": (first.min_p, second.min_p),
         "attributes": (_names(first.population.attribute_names), _names(second.population.attribute_names)),
-        "may not steer": (_barred(first.audit), _barred(second.audit)),
+        "doses by attribute": (_doses(first), _doses(second)),
     }
     for name in sorted({*before.manifest.metrics, *after.manifest.metrics}):
         rows[name] = (before.manifest.metrics.get(name), after.manifest.metrics.get(name))
@@ -142,8 +142,12 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(filter(None, names)) or "none"
 
 
-def _barred(audit: dict[str, bool]) -> str:
-    return ", ".join(sorted(name for name, may_steer in audit.items() if not may_steer)) or "none"
+def _reach(against: float, along: float) -> str:
+    return f"steers by {-against:+.2f} to {along:+.2f}" if max(against, along) > 0.0 else "judges only"
+
+
+def _doses(artifact: Artifact) -> str:
+    return "; ".join(f"{name} {_reach(*doses)}" for name, doses in sorted(artifact.audit.items())) or "not audited"
 
 
 def _axes(artifact: Artifact) -> Array:

@@ -29,7 +29,7 @@ from serve.errors import ConfigurationError
 MANIFEST = "manifest.json"
 POPULATION = "population"
 QUESTIONS = "questions"
-FORMAT = 1
+FORMAT = 2  # 2: an audit holds doses
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def load(folder: Path) -> Artifact:
             population=Population.from_arrays(arrays | fields),
             feature_space=space,
             response=response,
-            audit=described["audit"],
+            audit={name: (float(against), float(along)) for name, (against, along) in described["audit"].items()},
             max_dose=described["max_dose"],
             dose_temperature=described.get("dose_temperature", 1.0),
             min_p=described.get("min_p", 0.0),

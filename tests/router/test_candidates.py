@@ -76,7 +76,7 @@ def test_neighbours_stay_in_the_cone_at_the_persons_dose(seed: int, min_cosine: 
         size = np.linalg.norm(arm.steering_coefficients)
         assert size == pytest.approx(np.linalg.norm(own))
         assert arm.steering_coefficients @ own / (size * np.linalg.norm(own)) >= min_cosine - 1e-9
-        assert arm.dose == found.dose
+        assert arm.dose == pytest.approx(found.dose)
 
 
 def test_neighbours_differ_and_without_spread_do_not() -> None:
@@ -101,7 +101,7 @@ def test_exploration_draws_from_the_posterior_even_behind_a_closed_gate() -> Non
     assert kinds(known(), 1, explore=1.0) == ["steered"]
     (arm,) = plan_candidates(known(), SPACE, PlanConfig(1, explore=1.0), np.random.default_rng(0)).arms
     assert not np.allclose(arm.steering_coefficients, known().steering_coefficients)
-    shut = replace(SPACE, is_allowed=(False,) * 6)
+    shut = replace(SPACE, reach=np.zeros((2, 6)))
     closed = route(narrowed(POPULATION, TARGET, 0.5), shut, RoutingConfig(), Wishes())
     plan = plan_candidates(closed, shut, PlanConfig(3, explore=1.0), np.random.default_rng(0))
     assert [a.kind for a in plan.arms] == ["base"] * 3  # no direction may steer

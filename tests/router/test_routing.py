@@ -99,7 +99,7 @@ def test_somebody_just_like_the_pool_is_not_steered() -> None:
     average = make_posterior(
         POPULATION, POPULATION.means, 0.5 * POPULATION.covariances, POPULATION.mixture_weights.copy()
     )
-    found = route(average, replace(SPACE, is_allowed=(False,) * 4), RoutingConfig(gate=0.5), Wishes())
+    found = route(average, replace(SPACE, reach=np.zeros((2, 4))), RoutingConfig(gate=0.5), Wishes())
     assert (found.steering, found.dose) == ("gate", 0.0)
 
 
@@ -158,16 +158,37 @@ def test_one_unit_of_explicit_weight_judges_like_a_typical_taste() -> None:
 
 def test_the_space_measures_dose_and_keeps_directions_out() -> None:
     metric = np.diag([4.0, 1.0, 1.0, 1.0])
-    space = replace(SPACE, dose_metric=metric, is_allowed=(True, False, True, True), max_dose=0.3)
+    space = replace(SPACE, dose_metric=metric, reach=np.array([[1.0, 0.0, 1.0, 1.0]] * 2), max_dose=0.3)
     found = route(narrowed(POPULATION, TARGET, 0.9), space, CONFIG, Wishes())
     assert found.steering_coefficients[1] == 0.0
     assert found.steering_coefficients @ metric @ found.steering_coefficients == pytest.approx(1.0)
     assert found.dose == pytest.approx(0.3)
     asked = route(None, space, CONFIG, Wishes(weights={"a0": 1.0}))
     assert asked.steering_coefficients[0] == 0.5  # this direction is twice as long
-    shut = route(None, replace(space, is_allowed=(False,) * 4), CONFIG, Wishes(weights={"a0": 1.0}))
+    shut = route(None, replace(space, reach=np.zeros((2, 4))), CONFIG, Wishes(weights={"a0": 1.0}))
     assert shut.dose == 0.0
     assert shut.judge.mean[0] > SPACE.prior.mean[0]  # it may still judge
+
+
+def test_a_direction_goes_no_farther_than_it_may() -> None:
+    metric = np.array([[4.0, -1.0, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
+    space = replace(SPACE, dose_metric=metric, reach=np.array([[0.5, 1.0, 0.0, 1.0], [0.25, 1.0, 1.0, 1.0]]))
+    for weights, expected in (
+        ({"a0": 1.0}, [0.125, 0.0, 0.0, 0.0]),  # a quarter of the way; this direction is twice as long
+        ({"a0": -1.0}, [-0.25, 0.0, 0.0, 0.0]),
+        ({"a2": -1.0}, [0.0, 0.0, 0.0, 0.0]),  # along it only
+        ({"a2": 1.0}, [0.0, 0.0, 1.0, 0.0]),
+        ({"a0": 0.1, "a2": 0.6}, [0.05, 0.0, 0.6, 0.0]),
+    ):
+        found = route(None, space, CONFIG, Wishes(weights=weights))
+        np.testing.assert_allclose(found.steering_coefficients, expected, atol=1e-12)
+        assert found.dose == pytest.approx(space.max_dose * space.length(np.array(expected)))
+    # Taking from one direction can lengthen the whole, where they point against each other.
+    coefficients, dose = space.limited(np.array([1.0, 4.0, 0.0, 0.0]))
+    assert space.length(coefficients) == pytest.approx(1.0)
+    assert dose == pytest.approx(space.max_dose)
+    with pytest.raises(ValueError, match="reach must be between 0 and 1"):
+        replace(SPACE, reach=np.full((2, 4), 1.5))
 
 
 def _responsible(weights: list[float], names: tuple[str | None, ...] = ("x", "y", None)) -> str | None:

@@ -1,7 +1,7 @@
 """`palate steer show`: what steering along each named attribute does, by dose, and what it costs.
 
 Real generations with the attribute's direction at rising doses, both ways: its measured shift, the unsteered model's
-log-probability of the texts, repetition, and refusals. A direction that harms may judge but not steer (its audit).
+log-probability of the texts, repetition, and refusals. A direction steers as far as it does no harm (its audit).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SAMPLES_PLAIN = 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a direction may cost at the largest dose, against plain answers."""
+    """What a direction must do, and what it may cost, against plain answers."""
 
     min_effect: float = 0.2  # standard deviations in the direction asked for
     max_logprob_drop: float = 0.5  # nats a token, under the unsteered model
@@ -59,6 +59,14 @@ class Effect:
     logprob: float  # mean per token, under the unsteered model
     degenerate: float  # share of answers
     refusals: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far a direction may steer."""
+
+    doses: tuple[float, float]  # against and along it; 0: not that way
+    reasons: tuple[str, ...] = ()  # why no farther
 
 
 @click.command("show")
@@ -100,38 +108,53 @@ def show(
     click.echo(render(effects, verdicts))
     rows = [asdict(effect) for effect in effects]
     if json_path is not None:
-        json_path.write_text(json.dumps({"artifact": artifact.version, "results": rows, "audit": verdicts}, indent=1))
+        told = {name: asdict(verdict) for name, verdict in verdicts.items()}
+        json_path.write_text(json.dumps({"artifact": artifact.version, "results": rows, "audit": told}, indent=1))
     if out_plot is not None:
         draw(effects, f"{artifact.version}: steering at layer {artifact.feature_space.steered_layer}", out_plot)
     if parent is not None:
         manifest = read_manifest(folder)
         metrics = manifest.metrics | {"steering": rows}
-        audited = replace(artifact, audit={name: verdict == "" for name, verdict in verdicts.items()})
+        audited = replace(artifact, audit={name: verdict.doses for name, verdict in verdicts.items()})
         click.echo(save(audited, replace(manifest, metrics=metrics), parent))
 
 
-def audit(effects: Sequence[Effect], limits: Limits) -> dict[str, str]:
-    """Judge each attribute at its largest doses: empty if it may steer, else the reason why not."""
+def audit(effects: Sequence[Effect], limits: Limits) -> dict[str, Verdict]:
+    """Find each attribute's largest bearable dose either way; no dose along it may do nothing for it."""
     plain = next(effect for effect in effects if effect.dose == 0.0)
     verdicts = {}
     for name in dict.fromkeys(effect.attribute for effect in effects if effect.attribute):
         own = [effect for effect in effects if effect.attribute == name]
-        most, least = max(own, key=lambda effect: effect.dose), min(own, key=lambda effect: effect.dose)
-        costs = (most, least) if least.dose < 0 else (most,)
-        reason = ""
-        if most.shift < limits.min_effect:
-            reason = f"moves it by {most.shift:+.2f} only"
-        elif plain.logprob - min(effect.logprob for effect in costs) > limits.max_logprob_drop:
-            reason = "costs fluency"
-        elif max(effect.degenerate for effect in costs) - plain.degenerate > limits.max_degenerate:
-            reason = "makes answers repeat themselves"
-        elif max(effect.refusals for effect in costs) - plain.refusals > limits.max_refusals:
-            reason = "makes the model refuse"
-        verdicts[name] = reason
+        ways = [
+            sorted((one for one in own if one.dose * sign > 0.0), key=lambda one: -abs(one.dose)) for sign in (-1, 1)
+        ]
+        doses, reasons = [0.0, 0.0], []
+        for way, tried in enumerate(ways):
+            for effect in tried:
+                cost = _cost(effect, plain, limits)
+                if not cost:
+                    doses[way] = abs(effect.dose)
+                    break
+                reasons.append(f"at {effect.dose:+.2f} it {cost}")
+        most = max((one for one in ways[1] if one.dose <= doses[1]), key=lambda one: one.dose, default=None)
+        if most is not None and most.shift < limits.min_effect:
+            doses, reasons = [0.0, 0.0], [*reasons, f"at {most.dose:+.2f} it moves by {most.shift:+.2f} only"]
+        verdicts[name] = Verdict((doses[0], doses[1]), tuple(reasons))
     return verdicts
 
 
-def render(effects: Sequence[Effect], verdicts: dict[str, str]) -> str:
+def _cost(effect: Effect, plain: Effect, limits: Limits) -> str:
+    """Say what keeps a dose out; empty if nothing does."""
+    if plain.logprob - effect.logprob > limits.max_logprob_drop:
+        return "costs fluency"
+    if effect.degenerate - plain.degenerate > limits.max_degenerate:
+        return "makes answers repeat themselves"
+    if effect.refusals - plain.refusals > limits.max_refusals:
+        return "makes the model refuse"
+    return ""
+
+
+def render(effects: Sequence[Effect], verdicts: dict[str, Verdict]) -> str:
     """Render a table."""
     lines = [f"{'attribute':<14}{'dose':>7}{'shift':>8}{'±':>6}{'log p':>8}{'repeats':>9}{'refuses':>9}"]
     lines += [
@@ -139,7 +162,9 @@ def render(effects: Sequence[Effect], verdicts: dict[str, str]) -> str:
         f"{one.degenerate:>9.1%}{one.refusals:>9.1%}"
         for one in effects
     ]
-    lines += [f"{name}: {f'may not steer: {reason}' if reason else 'may steer'}" for name, reason in verdicts.items()]
+    for name, verdict in verdicts.items():
+        told = "; ".join([f"may steer by {-verdict.doses[0]:+.2f} to {verdict.doses[1]:+.2f}", *verdict.reasons])
+        lines.append(f"{name}: {told if any(verdict.doses) else '; '.join(['may not steer', *verdict.reasons])}")
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def test_list_show_diff_publish_rollback(tmp_path: Path, monkeypatch: pytest.Mon
     assert "one serves scripted-model" in run("publish", "one")
     assert "* one" in run("list")
     assert json.loads(run("show", "one", "--json"))["in_service"]
-    assert "concise: may steer" in run("show", "one")
+    assert "concise: steers by -0.20 to +0.20" in run("show", "one")
     assert "one -> two" in run("diff", "one", "two")
     assert "files as they should be" in run("verify", "two")
     assert "shipped artifact serves scripted-model again" in run("rollback", "scripted-model")

@@ -39,7 +39,7 @@ def rewrite(folder: Path, name: str, data: bytes) -> None:
 def test_everything_comes_back(tmp_path: Path) -> None:
     artifact = replace(
         make_artifact(),
-        audit={"formal": False},
+        audit={"formal": (0.0, 0.1)},
         max_dose=0.15,
         dose_temperature=0.8,
         min_p=0.02,
@@ -51,7 +51,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     for name, value in artifact.population.to_arrays().items():
         np.testing.assert_array_equal(found.population.to_arrays()[name], value)
     assert found.feature_space.id == artifact.feature_space.id
-    assert (found.audit, found.max_dose, found.instructions) == ({"formal": False}, 0.15, ("Be brief.",))
+    assert (found.audit, found.max_dose, found.instructions) == ({"formal": (0.0, 0.1)}, 0.15, ("Be brief.",))
     assert (found.dose_temperature, found.min_p) == (0.8, 0.02)
     np.testing.assert_array_equal(found.response, artifact.response)
     assert found.instruction_effects is not None

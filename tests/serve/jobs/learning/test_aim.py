@@ -79,7 +79,7 @@ def test_a_tastes_vector_becomes_the_turned_ones_and_nothing_else_changes() -> N
 
 
 def test_the_command_writes_a_version_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = replace(make_artifact("one-1"), audit={"concise": True})
+    artifact = replace(make_artifact("one-1"), audit={"concise": (0.1, 0.1)})
     folder = save(artifact, manifest_of(artifact), tmp_path)
 
     async def measured(given: Artifact, prompts: list[object], *_: object) -> Array:
