@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, log_expit
+from scipy.special import expit, log_expit, softmax
 
 from router.types import Array, Choice, Comparison, Event, Evidence, Population, Ranking, Rating, Thumb
 
@@ -161,6 +161,24 @@ def evaluate_rows(scores: Array, rows: Rows, weights: Array, flip_rate: float, *
 def log_likelihood(evidence: Evidence, latents: Array, flip_rate: float) -> Array:
     """Return the log-likelihood of each group at K latents (K, L): (K, G)."""
     return evaluate(evidence, latents, np.ones(evidence.num_groups), flip_rate).values
+
+
+def probabilities(evidence: Evidence, latents: Array, flip_rate: float) -> Array:
+    """Return the probabilities (K, G, M + 1) of what was said, then of each of M responses that were not chosen.
+
+    Of a level all others count as one. Where a group has fewer rows than M the rest is nought.
+    """
+    rows, is_row = evidence.group_rows, evidence.group_rows >= 0  # (G, M)
+    scores = (latents @ evidence.designs.T + evidence.offsets)[:, rows]
+    logits = np.where(is_row, -scores, -np.inf)
+    found = softmax(np.concatenate([np.zeros_like(logits[..., :1]), logits], axis=-1), axis=-1)
+    is_there = np.concatenate([np.ones_like(is_row[:, :1]), is_row], axis=-1)
+    share = 2.0 * flip_rate
+    found = np.where(is_there, (1.0 - share) * found + share / evidence.num_outcomes[:, None], 0.0)
+    is_level = np.isfinite(evidence.highs) | (evidence.lows != 0.0)
+    said = np.exp(log_likelihood(evidence, latents, flip_rate)[:, is_level])
+    found[:, is_level, 0], found[:, is_level, 1] = said, 1.0 - said
+    return np.asarray(found)
 
 
 def _single(log_p: Array, slope: Array, bend: Array, weights: Array, num_outcomes: Array, flip_rate: float) -> Terms:

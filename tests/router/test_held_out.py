@@ -4,7 +4,7 @@ import numpy as np
 
 from router.held_out import GroupReport, choose_tempering, halves, report_groups, unpersonalized
 from router.likelihood import concatenate, empty_evidence, encode
-from router.types import Comparison, Evidence, Population
+from router.types import Choice, Comparison, Evidence, Population
 
 
 def population() -> Population:
@@ -66,7 +66,25 @@ def test_without_a_person_every_prototype_speaks_by_its_share() -> None:
     someone = person(0, 6, 0.0, 1, 7)
     odd = someone.designs[1::2, :2]
     expected = -np.log(0.5 / (1 + np.exp(-3 * odd[:, 0])) + 0.5 / (1 + np.exp(-3 * odd[:, 1])))
-    np.testing.assert_allclose(unpersonalized(population(), someone), expected, rtol=1e-6)
+    np.testing.assert_allclose(unpersonalized(population(), someone).losses, expected, rtol=1e-6)
     _, known = halves(population(), someone)
-    assert known.shape == (3,)
-    assert known.mean() < expected.mean()
+    assert known.losses.shape == (3,)
+    assert known.losses.mean() < expected.mean()
+
+
+def test_a_choice_is_foretold_where_its_answer_was_likeliest() -> None:
+    # The first prototype's people like the first feature: of .2, .1 and 0 they take the first, though rarely surely.
+    model = replace(
+        population(), means=np.array([[3.0, 0.0], [3.0, 0.0]]), covariances=1e-9 * np.stack([np.eye(2)] * 2)
+    )
+    answers = np.array([[0.2, 0.0], [0.1, 0.0], [0.0, 0.0]])
+    choices = [
+        Choice(event_id=str(number), chosen=answers[best], rejected=np.delete(answers, best, axis=0))
+        for number, best in enumerate((0, 0, 0, 1))
+    ]
+    _, foretold = halves(model, concatenate([encode(model, choice) for choice in choices]))
+    likely = np.exp(3.0 * answers[:, 0]) / np.exp(3.0 * answers[:, 0]).sum()
+    np.testing.assert_allclose(foretold.said, likely[[0, 1]], rtol=1e-5)
+    np.testing.assert_allclose(foretold.instead, likely[[1, 0]], rtol=1e-5)
+    np.testing.assert_array_equal(foretold.hits, [1.0, 0.0])
+    assert foretold.said[0] < 0.5

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.likelihood import concatenate, empty_evidence, encode, evaluate, log_likelihood, select
+from router.likelihood import concatenate, empty_evidence, encode, evaluate, log_likelihood, probabilities, select
 from router.types import Array, Comparison, Event, Evidence, Rating
 from tests.router.cases import make_population
 from tests.router.chances import KINDS, chance, outcomes
@@ -126,6 +126,20 @@ def numeric_information(evidence: Evidence, latent: Array, weights: Array, flip_
             total += si * sj * weighted(evidence, weights, flip_rate, moved)
         result[i, j] = -total / (4 * h * h)
     return result
+
+
+@pytest.mark.parametrize("flip_rate", [0.0, 0.2])
+def test_what_could_have_been_said_instead(flip_rate: float) -> None:
+    latents = np.random.default_rng(2).normal(size=(3, D + 1))
+    spoken = [outcomes(kind, *responses(4)) for kind in ("comparison", "choice", "thumb")]
+    levels = outcomes("rating", *responses(4))
+    found = probabilities(joined([events[0] for events in spoken] + levels[1:2]), latents, flip_rate)  # (3, 4, 3)
+    for group, events in enumerate(spoken):
+        each = [np.exp(log_likelihood(encode(POPULATION, event), latents, flip_rate)[:, 0]) for event in events]
+        np.testing.assert_allclose(found[:, group, : len(each)], np.transpose(each))
+        assert not found[:, group, len(each) :].any()
+    level = np.exp(log_likelihood(encode(POPULATION, levels[1]), latents, flip_rate)[:, 0])
+    np.testing.assert_allclose(found[:, 3], np.column_stack([level, 1.0 - level, np.zeros(3)]))
 
 
 @pytest.mark.parametrize("flip_rate", [0.0, 0.2])

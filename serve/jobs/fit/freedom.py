@@ -38,7 +38,7 @@ def choose_freedom(
     def losses(basis: BasisConfig) -> Array:
         population, _ = fit_population(learners, layout, replace(trial, basis=basis), seed, run)
         told = [person for person in judges.evidence(population) if person.num_groups > 1]
-        return np.array([halves(population, person)[1].mean() for person in told])
+        return np.array([halves(population, person)[1].losses.mean() for person in told])
 
     best = BasisConfig(rank=0, base_ridge=RIDGES[0])
     reached = losses(best)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.held_out import halves, unpersonalized
+from router.held_out import Foretold, halves, unpersonalized
 from router.types import Array, Evidence, Population
 
 NUM_DRAWS = 1000
-NUM_BINS = 10
+NUM_BINS = 20  # of probabilities; of two outcomes the likelier one's take half of them
+LEAST = 1e-12  # probability
 WORST_SHARE = 0.1  # of people, those predicted worst
 FEWEST_IN_GROUP = 5
 FELT = 0.02  # nats a judgement; of less, half of the people have more and half less wherever there is little taste
@@ -29,22 +30,23 @@ class Predictions:
     """What one population says of everybody's second halves; U people, G events."""
 
     people: NDArray[np.int64]  # (G,) from 0
-    probabilities: Array  # (G,) of what the person said
-    plain_probabilities: Array  # (G,) of the same, before anything was known of the person
+    said: Array  # (G,) probability of what the person said
+    instead: Array  # (G,) of the likeliest thing they could have said instead
+    plain_said: Array  # (G,) of what they said, before anything was known of them
     groups: NDArray[np.int64]  # (U,) most probable prototype
     update_ms: float  # median time to believe a person's first half
 
     def losses(self) -> Array:
         """Each person's log-loss, nats a judgement, (U,)."""
-        return self._means(-np.log(self.probabilities))
+        return self._means(-np.log(self.said))
 
     def hits(self) -> Array:
-        """Each person's share of judgements that were thought more likely than not, (U,)."""
-        return self._means(self.probabilities > 0.5)
+        """Each person's share of judgements that were thought likeliest, (U,)."""
+        return self._means(self.said > self.instead)
 
     def harmed(self) -> Array:
         """Who is predicted worse than without any knowledge of them, by more than nothing: (U,) of 0 and 1."""
-        plain = self._means(-np.log(self.plain_probabilities))
+        plain = self._means(-np.log(self.plain_said))
         return np.asarray(self.losses() > plain + FELT, np.float64)
 
     def _means(self, values: NDArray[Any]) -> Array:
@@ -90,19 +92,21 @@ class Comparison:
 
 def predict(population: Population, people: Sequence[Evidence]) -> Predictions:
     """Predict second halves from first halves. Every person needs two events at least."""
-    numbers, said, plain, groups, times = list[int](), list[Array](), list[Array](), list[int](), list[float]()
+    numbers, groups, times = list[int](), list[int](), list[float]()
+    known, plain = list[Foretold](), list[Foretold]()
     for number, person in enumerate(people):
         begin = time.perf_counter()
-        posterior, losses = halves(population, person)
+        posterior, foretold = halves(population, person)
         times.append(time.perf_counter() - begin)
-        numbers += [number] * len(losses)
-        said.append(np.exp(-losses))
-        plain.append(np.exp(-unpersonalized(population, person)))
+        numbers += [number] * len(foretold.said)
+        known.append(foretold)
+        plain.append(unpersonalized(population, person))
         groups.append(int(posterior.responsibilities.argmax()))
     return Predictions(
         people=np.array(numbers, np.int64),
-        probabilities=np.concatenate(said),
-        plain_probabilities=np.concatenate(plain),
+        said=np.maximum(np.concatenate([one.said for one in known]), LEAST),
+        instead=np.concatenate([one.instead for one in known]),
+        plain_said=np.maximum(np.concatenate([one.said for one in plain]), LEAST),
         groups=np.array(groups, np.int64),
         update_ms=1e3 * float(np.median(times)),
     )
@@ -159,10 +163,10 @@ def _intervals(measure: Callable[[NDArray[np.int64]], tuple[float, float]], draw
 
 
 def _binned(one: Predictions) -> Array:
-    """Sums by person and bin (U, bins, 3): events, stated probability of the likelier outcome, whether it came."""
-    stated = np.maximum(one.probabilities, 1.0 - one.probabilities)
-    came = one.probabilities > 0.5
-    bins = np.minimum(((stated - 0.5) * 2.0 * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    """Sums by person and bin (U, bins, 3): events, stated probability of the likeliest outcome, whether it came."""
+    stated = np.maximum(one.said, one.instead)
+    came = one.said > one.instead
+    bins = np.minimum((stated * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     sums = np.zeros((len(one.groups), NUM_BINS, 3))
     np.add.at(sums, (one.people, bins), np.column_stack([np.ones_like(stated), stated, came]))
     return sums

@@ -174,7 +174,7 @@ def _fitted(people: People, parent: Population, rows: Array, config: DiscoveryCo
 
 def _losses(people: People, population: Population) -> Array:
     """Return each person's mean log-loss on their odd judgements, given the even ones."""
-    return np.array([float(halves(population, person)[1].mean()) for person in people])
+    return np.array([float(halves(population, person)[1].losses.mean()) for person in people])
 
 
 def _shares(population: Population, gram: Array, num_named: int) -> Array:

@@ -15,8 +15,9 @@ def predictions(probabilities: Array, num_each: int, plain: float = 0.5, groups:
     num_people = len(probabilities) // num_each
     return Predictions(
         people=np.repeat(np.arange(num_people), num_each),
-        probabilities=probabilities,
-        plain_probabilities=np.full(len(probabilities), plain),
+        said=probabilities,
+        instead=1.0 - probabilities,
+        plain_said=np.full(len(probabilities), plain),
         groups=np.zeros(num_people, np.int64) if groups is None else groups.astype(np.int64),
         update_ms=1.0,
     )
@@ -47,6 +48,23 @@ def test_calibration_error_is_the_gap_between_said_and_seen() -> None:
     found = compare(predictions(said, 5), predictions(honest, 5))
     assert found.calibration_error.candidate.mean == pytest.approx(0.2)
     assert found.calibration_error.in_service.mean == pytest.approx(0.0, abs=1e-9)
+
+
+def test_of_several_answers_the_likeliest_is_what_was_thought() -> None:
+    # Four answers, .4 the likeliest, which three in ten choose: right in .3 of the cases, .1 too sure.
+    is_right = np.arange(100) % 10 < 3
+    said = np.where(is_right, 0.4, 0.2)
+    found = Predictions(
+        people=np.repeat(np.arange(10), 10),
+        said=said,
+        instead=np.where(is_right, 0.2, 0.4),
+        plain_said=np.full(100, 0.25),
+        groups=np.zeros(10, np.int64),
+        update_ms=1.0,
+    )
+    result = compare(found, found)
+    assert result.accuracy.candidate.mean == pytest.approx(0.3)
+    assert result.calibration_error.candidate.mean == pytest.approx(0.1)
 
 
 def test_groups_and_the_worst_tenth() -> None:
