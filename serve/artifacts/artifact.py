@@ -44,6 +44,7 @@ class Artifact:
     max_dose: float = 0.2
     dose_temperature: float = 1.0  # up to which text bears `max_dose`; above it, less
     min_p: float = 0.0  # steered candidates draw no token less likely than this share of the likeliest one
+    repetition_penalty: float = 1.0  # on tokens that a steered candidate has already
     adapters: tuple[str | None, ...] = ()  # (K,) folder of each prototype's adapter; empty: none
     instructions: tuple[str, ...] = ()  # shared style sentences
     instruction_effects: Array | None = None  # (I, D)
@@ -95,4 +96,6 @@ class Artifact:
         coeffs: tuple[float, ...] = ()
         if arm.dose > 0.0:
             coeffs = tuple((arm.steering_coefficients @ self._to_engine).tolist())
-        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction, self.min_p if coeffs else 0.0)
+        if not coeffs:
+            return EngineArm(adapter=arm.adapter, instruction=arm.instruction)
+        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction, self.min_p, self.repetition_penalty)

@@ -50,7 +50,8 @@ def show_command(version: str, as_json: bool) -> None:
         f"{population.num_features} reward features over the {artifact.feature_space.num_features} of "
         f"{manifest.feature_space}, {population.num_prototypes} prototypes, flip rate {population.flip_rate:.3f}, "
         f"largest dose {artifact.max_dose} up to temperature {artifact.dose_temperature}, "
-        f"tokens of at least {artifact.min_p:.0%} of the likeliest one"
+        f"tokens of at least {artifact.min_p:.0%} of the likeliest one, "
+        f"repetition penalty {artifact.repetition_penalty}"
     )
     for name in filter(None, population.attribute_names):
         click.echo(f"  {name}: {_reach(*artifact.audit.get(name, (artifact.max_dose,) * 2))}")
@@ -75,6 +76,7 @@ def diff_command(old: str, new: str) -> None:
         "largest dose": (first.max_dose, second.max_dose),
         "up to temperature": (first.dose_temperature, second.dose_temperature),
         "least share of the likeliest token": (first.min_p, second.min_p),
+        "repetition penalty": (first.repetition_penalty, second.repetition_penalty),
         "attributes": (_names(first.population.attribute_names), _names(second.population.attribute_names)),
         "doses by attribute": (_doses(first), _doses(second)),
     }

@@ -1,4 +1,4 @@
-"""What one request asks of the worker: coefficients over the shared directions, a dose, whether to pool its states.
+"""What one request asks of the worker: coefficients over the shared directions, a dose, what to read of its states.
 
 It travels inside vLLM's `SamplingParams.extra_args` under one key, as plain numbers, so that it crosses process borders
 without pickling. Imported by the caller, the scheduler and the worker alike; knows neither vLLM nor torch.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 KEY = "palate"
-_FIELDS = {"coeffs", "dose", "pool", "pool_from", "marks"}
+_FIELDS = {"coeffs", "dose", "pool", "pool_from", "marks", "repetition_penalty"}
+MAX_REPETITION_PENALTY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class SteeringRequest:
         pool: keep the running mean of the hidden states of the generated tokens.
         pool_from: position from which tokens are pooled; `None` for the end of the prompt.
         marks: numbers of pooled tokens at which the mean is kept besides, to be read later as it was then.
+        repetition_penalty: by which logits of tokens that the answer has already are divided (multiplied below 0); 1
+            to 2, 1 for none. The prompt's tokens are free.
     """
 
     coeffs: tuple[float, ...] = ()
@@ -33,6 +36,7 @@ class SteeringRequest:
     pool: bool = False
     pool_from: int | None = None
     marks: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(coeff) for coeff in self.coeffs):
@@ -41,6 +45,8 @@ class SteeringRequest:
             raise ValueError(f"The dose is a share of the residual norm, at least 0; not {self.dose}.")
         if self.pool_from is not None and self.pool_from < 0:
             raise ValueError(f"pool_from is a position, at least 0; not {self.pool_from}.")
+        if not 1.0 <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            raise ValueError(f"The repetition penalty is between 1 and 2; not {self.repetition_penalty}.")
 
     @property
     def is_steered(self) -> bool:
@@ -54,6 +60,8 @@ class SteeringRequest:
             fields["dose"] = self.dose
         if self.pool_from is not None:
             fields["pool_from"] = self.pool_from
+        if self.repetition_penalty > 1.0:
+            fields["repetition_penalty"] = self.repetition_penalty
         if self.marks:
             fields["marks"] = list(self.marks)
         return {KEY: fields}
@@ -72,13 +80,14 @@ def from_extra_args(extra_args: Mapping[str, Any] | None) -> SteeringRequest | N
         raise ValueError(f"extra_args['{KEY}'] takes the keys {sorted(_FIELDS)}.")
     coeffs, dose, pool = fields.get("coeffs", ()), fields.get("dose"), fields.get("pool", False)
     pool_from, marks = fields.get("pool_from"), fields.get("marks", ())
+    penalty = fields.get("repetition_penalty", 1.0)
     if not isinstance(coeffs, Sequence) or not isinstance(marks, Sequence) or not isinstance(pool, bool):
         raise ValueError("'coeffs' and 'marks' are lists of numbers and 'pool' a boolean.")
-    if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0)):
-        raise ValueError("'coeffs' and 'dose' take numbers.")
+    if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0, penalty)):
+        raise ValueError("'coeffs', 'dose' and 'repetition_penalty' take numbers.")
     if not all(isinstance(number, int) for number in (*marks, pool_from or 0)):
         raise ValueError("'marks' and 'pool_from' take whole numbers.")
-    return SteeringRequest(tuple(coeffs), dose, pool, pool_from, tuple(marks))
+    return SteeringRequest(tuple(coeffs), dose, pool, pool_from, tuple(marks), penalty)
 
 
 def may_be_steered(extra_args: Mapping[str, Any] | None) -> bool:

@@ -140,7 +140,9 @@ class VllmCandidateRun:
 
 def arm_arguments(arm: EngineArm, marks: tuple[int, ...]) -> dict[str, Any]:
     """Give the sampling parameters' `extra_args` of an arm."""
-    return SteeringRequest(arm.coeffs, arm.dose, pool=True, marks=marks).to_extra_args()
+    return SteeringRequest(
+        arm.coeffs, arm.dose, pool=True, marks=marks, repetition_penalty=arm.repetition_penalty
+    ).to_extra_args()
 
 
 def reading_of(step: Any) -> Reading | None:

@@ -342,6 +342,8 @@ class VllmEngine:
         if params.seed is not None:
             params.seed += index  # as vLLM itself does for the choices of one request
         params.min_p = max(params.min_p, arm.min_p)
+        if params.repetition_penalty != 1.0:
+            arm = dataclasses.replace(arm, repetition_penalty=1.0)
         params.extra_args = arm_arguments(arm, request.best_of.marks() if request.best_of else ())
         parsers = prepared.parsers if index == 0 else self._parsers(request, prepared.chat)
         own = dataclasses.replace(prepared, params=params, parsers=parsers)

@@ -198,6 +198,7 @@ class Steerer:
 
         Where steps overlap (GPU) the tokens are not known yet, and states are asked for by `read_states`.
         """
+        self._penalise()
         output = sample_tokens(*args, **kwargs)
         if isinstance(output, ModelRunnerOutput) and self.states.num_live:
             due = [
@@ -214,6 +215,27 @@ class Steerer:
                 }
                 setattr(output, SENT, {key: reading.to_message() for key, reading in readings.items()})
         return output
+
+    def _penalise(self) -> None:
+        """Make tokens less likely that an answer has already, where that was asked for.
+
+        vLLM's own penalty counts over the vocabulary for each sequence and step; this touches an answer's tokens alone.
+        """
+        state = self.runner.execute_model_state
+        if state is None or not self.states.num_live:
+            return
+        batch = self.runner.input_batch
+        rows, columns, penalties = list[int](), list[int](), list[float]()
+        for row, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
+            sequence_id = self.known.get(request_id)
+            penalty = self.states.repetition_penalty_of(sequence_id) if sequence_id else 1.0
+            if penalty > 1.0:
+                said = {token for token in self.runner.requests[request_id].output_token_ids if token >= 0}
+                rows += [row] * len(said)
+                columns += said
+                penalties += [penalty] * len(said)
+        if rows:
+            penalise(state.logits, rows, columns, penalties)
 
     def _is_due(self, request_id: str, token_id: int) -> bool:
         """Whether a sequence ends with this token, as far as is known here, or has reached one of its marks."""
@@ -240,6 +262,14 @@ class Steerer:
         version = self.config.version if self.config is not None else ""
         values = means.float().cpu().numpy()
         return States(version, dict(zip(ids, counts, strict=True)), dict(zip(ids, values, strict=True)))
+
+
+def penalise(logits: Tensor, rows: Sequence[int], columns: Sequence[int], penalties: Sequence[float]) -> None:
+    """Divide single logits (B, V) by their penalties in place, or multiply those below 0 (Keskar et al. 2019)."""
+    where = torch.tensor([rows, columns], device=logits.device)
+    factors = torch.tensor(penalties, device=logits.device, dtype=logits.dtype)
+    found = logits[where[0], where[1]]
+    logits[where[0], where[1]] = torch.where(found > 0, found / factors, found * factors)
 
 
 def _steerer_of(worker: Any) -> Steerer:

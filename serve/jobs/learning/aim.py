@@ -134,7 +134,9 @@ async def _measure(artifact: Artifact, prompts: list[Prompt], dose: float, max_t
                 orders = []
                 for sign in (1.0, -1.0):
                     arm = artifact.engine_arm(Arm("steered", sign * direction, dose))
-                    steering = SteeringRequest(arm.coeffs, arm.dose, pool=True)
+                    steering = SteeringRequest(
+                        arm.coeffs, arm.dose, pool=True, repetition_penalty=arm.repetition_penalty
+                    )
                     orders += [
                         Order(
                             prompt.text,

@@ -48,9 +48,10 @@ class MakeConfig:
     space: SpaceConfig = field(default_factory=SpaceConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
     rank: int = 10  # directions of taste besides the named ones
-    max_dose: float = 0.3
+    max_dose: float = 0.2
     dose_temperature: float = 0.8
     min_p: float = 0.02
+    repetition_penalty: float = 1.05
     num_questions: int = 64
     num_answers: int = 4  # to choose from in each
     seed: int = 0
@@ -86,7 +87,7 @@ class Measured:
 @click.option("--rank", default=10, show_default=True, type=click.IntRange(0), help="Directions besides the named.")
 @click.option("--people", default=2000, show_default=True, type=click.IntRange(20), help="Simulated people.")
 @click.option("--events", default=40, show_default=True, type=click.IntRange(2), help="Judgements of each.")
-@click.option("--max-dose", default=0.3, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
+@click.option("--max-dose", default=0.2, show_default=True, type=click.FloatRange(0.0, 1.0), help="Fluent up to here.")
 @click.option(
     "--dose-temperature",
     default=0.8,
@@ -100,6 +101,13 @@ class Measured:
     show_default=True,
     type=click.FloatRange(0.0, 1.0),
     help="Steered answers draw no token less likely than this share of the likeliest one.",
+)
+@click.option(
+    "--repetition-penalty",
+    default=1.05,
+    show_default=True,
+    type=click.FloatRange(1.0, 2.0),
+    help="On tokens that a steered answer has already; 1 for none.",
 )
 @click.option("--seed", default=0, show_default=True)
 def make(
@@ -115,6 +123,7 @@ def make(
     max_dose: float,
     dose_temperature: float,
     min_p: float,
+    repetition_penalty: float,
     seed: int,
 ) -> None:
     """Make an artifact from a corpus and simulated people."""
@@ -125,6 +134,7 @@ def make(
         max_dose=max_dose,
         dose_temperature=dose_temperature,
         min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
     )
     corpus = join([load_corpus(folder) for folder in corpus_folders])
@@ -160,6 +170,7 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
         max_dose=config.max_dose,
         dose_temperature=config.dose_temperature,
         min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
     )
     samples = [corpus.samples[i] for i in rows]
     questions = choose_questions(artifact, samples, features, config.num_questions, config.num_answers, rng)

@@ -43,6 +43,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         max_dose=0.15,
         dose_temperature=0.8,
         min_p=0.02,
+        repetition_penalty=1.05,
         instructions=("Be brief.",),
         instruction_effects=np.array([[1.0, 0.0, 0.5]]),
     )
@@ -52,7 +53,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.population.to_arrays()[name], value)
     assert found.feature_space.id == artifact.feature_space.id
     assert (found.audit, found.max_dose, found.instructions) == ({"formal": (0.0, 0.1)}, 0.15, ("Be brief.",))
-    assert (found.dose_temperature, found.min_p) == (0.8, 0.02)
+    assert (found.dose_temperature, found.min_p, found.repetition_penalty) == (0.8, 0.02, 1.05)
     np.testing.assert_array_equal(found.response, artifact.response)
     assert found.instruction_effects is not None
     np.testing.assert_array_equal(found.instruction_effects, [[1.0, 0.0, 0.5]])

@@ -393,6 +393,32 @@ async def test_an_arm_may_draw_likely_tokens_alone(engine: Engine) -> None:
     assert free != drawn
 
 
+async def test_an_arm_may_repeat_less_and_nobody_else_does(engine: Engine) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine draws nothing")
+    sampling = msgspec.structs.replace(SAMPLING, temperature=0.0, max_tokens=48, ignore_eos=True)
+    free, rules = _steered(engine, 0), BestOf(num_best=3)
+    fresh = dataclasses.replace(free, repetition_penalty=2.0)
+    (base, said), *_ = await _answers(
+        engine, _request(sampling=sampling, arms=(BASE, free), best_of=BestOf(num_best=2))
+    )
+    texts, *_ = await _answers(engine, _request(sampling=sampling, arms=(BASE, free, fresh), best_of=rules))
+    assert texts[:2] == [base, said]
+    assert _longest_repeat(texts[2]) < _longest_repeat(said)
+    own = msgspec.structs.replace(sampling, repetition_penalty=1.5)
+    asked = [
+        await _answers(engine, _request(sampling=own, arms=(BASE, arm), best_of=BestOf(num_best=2)))
+        for arm in (free, fresh)
+    ]
+    assert asked[0][0] == asked[1][0]  # the request's own penalty goes before the arm's
+
+
+def _longest_repeat(text: str) -> int:
+    """Most often that one word stands in a text."""
+    words = text.split()
+    return max(words.count(word) for word in words)
+
+
 async def test_doubt_keeps_the_base(engine: Engine) -> None:
     arms = (BASE, _steered(engine, 0), _steered(engine, 1))
     rules = dataclasses.replace(_judge(engine, doubt=1e6), gate=0.95)

@@ -92,7 +92,7 @@ def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
     result = CliRunner().invoke(palate, [*arguments, *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = Path(result.output.strip())
-    assert (load(folder).max_dose, load(folder).min_p) == (0.1, 0.02)
+    assert (load(folder).max_dose, load(folder).min_p, load(folder).repetition_penalty) == (0.1, 0.02, 1.05)
     manifest = read_manifest(folder)
     assert manifest.version.startswith("default-")
     assert manifest.data["people"] == "simulated"
