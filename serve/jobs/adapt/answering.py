@@ -18,9 +18,8 @@ from serve.jobs.adapt.judging import Answers
 from serve.jobs.learning.generate import order_seed
 from serve.jobs.learning.generator import Answer, Generator, Order, running
 from serve.jobs.learning.prompts import Prompt
-from serve.jobs.learning.questions import degeneracy_of
-from serve.jobs.learning.steer import DEGENERATE, REFUSAL
-from serve.jobs.learning.text import Text
+from serve.jobs.learning.questions import repeats_itself
+from serve.jobs.learning.steer import REFUSAL
 
 TEMPERATURE = 0.8
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
@@ -83,9 +82,8 @@ def read(answers: Sequence[Answer], scores: Sequence[float], population: Populat
         np.stack([population.center if one.states is None else one.states for one in answers]).astype(np.float64)
     )
     shape = (-1, samples)
-    texts = [Text(one.text) for one in answers]
-    repeated = np.array([degeneracy_of(text.words) >= DEGENERATE for text in texts], np.float64)
-    refused = np.array([bool(REFUSAL.search(text.raw)) for text in texts], np.float64)
+    repeated = np.array([repeats_itself(one.text) for one in answers], np.float64)
+    refused = np.array([bool(REFUSAL.search(one.text)) for one in answers], np.float64)
     return Answered(
         texts=tuple(one.text for one in answers),
         read=Answers(

@@ -19,14 +19,12 @@ from serve.errors import ConfigurationError
 from serve.jobs.fit.influence import share_scales
 from serve.jobs.learning.corpus import Corpus
 from serve.jobs.learning.make import learning_rows
-from serve.jobs.learning.questions import degeneracy_of
+from serve.jobs.learning.questions import repeats_itself
 from serve.jobs.learning.spaces import project
-from serve.jobs.learning.text import Text
 from serve.questions import question_id
 from user_store.types import FeedbackEvent, FeedbackKind
 from user_store.validation import JsonValue
 
-DEGENERATE = 0.5  # share of repeated 4-grams above which no answer is worth imitating
 MIN_GAP = 0.5  # logits between the answers of a pair; nearer ones are mostly noise of the reading
 MAX_BY_PERSON = 50  # newest pairs
 WRITINGS = (FeedbackKind.EDIT, FeedbackKind.DEMONSTRATION)
@@ -81,7 +79,7 @@ def corpus_pairs(corpus: Corpus, artifact: Artifact, prototype: int, per_prompt:
     for prompt in np.unique(prompts):
         mine = np.flatnonzero(prompts == prompt)
         order = mine[np.argsort(-rewards[mine], kind="stable")]
-        good = [i for i in order if degeneracy_of(Text(corpus.samples[rows[i]].text).words) < DEGENERATE]
+        good = [i for i in order if not repeats_itself(corpus.samples[rows[i]].text)]
         for best, worst in zip(good[:per_prompt], order[::-1], strict=False):
             if rewards[best] - rewards[worst] < MIN_GAP:
                 break

@@ -20,6 +20,7 @@ from serve.jobs.learning.text import Array, Text
 
 MAX_PROMPT = 220  # characters: a question is read in a moment
 MIN_WORDS, MAX_WORDS = 15, 90
+DEGENERATE = 0.5  # share of repeated 4-grams, as the guards' veto
 
 
 def choose_questions(
@@ -73,6 +74,11 @@ def is_readable(sample: Sample) -> bool:
     words = Text(sample.text).words
     fits = MIN_WORDS <= len(words) <= MAX_WORDS and sample.text.isascii()
     return fits and sample.is_finished and len(sample.prompt) <= MAX_PROMPT and degeneracy_of(words) < 0.2
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a text runs in circles: what the guards veto, over all that white space parts."""
+    return degeneracy_of(text.split()) >= DEGENERATE
 
 
 def degeneracy_of(words: Sequence[str]) -> float:

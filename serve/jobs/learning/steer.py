@@ -28,13 +28,12 @@ from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.generate import numbers, order_seed
 from serve.jobs.learning.generator import Answer, Generator, Order, running
 from serve.jobs.learning.prompts import DEFAULT_PROMPTS, Prompt, Role, load_prompts, of_role
-from serve.jobs.learning.questions import degeneracy_of
+from serve.jobs.learning.questions import repeats_itself
 from serve.jobs.learning.steer_plot import draw
-from serve.jobs.learning.text import Standard, Text, measure
+from serve.jobs.learning.text import Standard, measure
 from serve.models import resolve
 
 REFUSAL = re.compile(r"\b(i'm sorry|i am sorry|i apologi[sz]e|i can(?:'t|not)|i'm unable|i am unable|as an ai)\b", re.I)
-DEGENERATE = 0.5  # share of repeated 4-grams, as the guards' veto
 SAMPLES_PLAIN = 4
 
 
@@ -221,6 +220,6 @@ def _effect(
         shift=float(shifts.mean()),
         error=float(shifts.std() / np.sqrt(num_prompts)),
         logprob=float(np.mean([score for _, score in answers])),
-        degenerate=float(np.mean([degeneracy_of(Text(text).words) >= DEGENERATE for text in texts])),
+        degenerate=float(np.mean([repeats_itself(text) for text in texts])),
         refusals=float(np.mean([bool(REFUSAL.search(text)) for text in texts])),
     )

@@ -25,6 +25,7 @@ class Score:
     kind: str  # the person's family
     gain: float
     tokens_ratio: float  # tokens computed, against one plain answer
+    repeats: bool = False  # whether it runs in circles, which no property of a text need show
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Finding:
     oracle_share: float | None = None
     win_rate: float = 0.5  # share of answers better than the mean plain answer
     num_people: int = 0
+    repeats: float = 0.0  # share of answers
 
     def to_json(self) -> dict[str, Any]:
         """Render it."""
@@ -67,6 +69,7 @@ def find(scores: Sequence[Score], oracle: float | None = None) -> Finding:
         oracle_share=None if not oracle else float(means.mean() / oracle),
         win_rate=float(np.mean([score.gain > 0.0 for score in scores])),
         num_people=len(people),
+        repeats=float(np.mean([score.repeats for score in scores])),
     )
 
 
@@ -97,14 +100,14 @@ def by_person(scores: Sequence[Score], arm: str) -> list[dict[str, Any]]:
 
 def render(findings: Sequence[Finding]) -> str:
     """Render a table."""
-    heads = f"{'gain':>8}{'95 % interval':>18}{'harmed':>8}{'wins':>7}{'tokens':>8}{'oracle':>8}"
+    heads = f"{'gain':>8}{'95 % interval':>18}{'harmed':>8}{'wins':>7}{'repeats':>9}{'tokens':>8}{'oracle':>8}"
     lines = [f"{'arm':<18}{'N':>3}{'k':>4}{heads}"]
     for one in findings:
         interval = f"{one.gain_ci[0]:+.2f} to {one.gain_ci[1]:+.2f}"
         share = "" if one.oracle_share is None else f"{one.oracle_share:.0%}"
         lines.append(
             f"{one.arm:<18}{one.best_of:>3}{one.k:>4}{one.gain_sigma:>+8.2f}{interval:>18}{one.harmed:>8.0%}"
-            f"{one.win_rate:>7.0%}{one.tokens_ratio:>8.2f}{share:>8}"
+            f"{one.win_rate:>7.0%}{one.repeats:>9.0%}{one.tokens_ratio:>8.2f}{share:>8}"
         )
     return "\n".join(lines)
 

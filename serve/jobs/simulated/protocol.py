@@ -17,6 +17,7 @@ import numpy as np
 
 from serve.errors import EngineUnavailable
 from serve.jobs.learning.prompts import Prompt
+from serve.jobs.learning.questions import repeats_itself
 from serve.jobs.simulated.baselines import (
     PRIOR_VARIANCES,
     Choice,
@@ -295,7 +296,8 @@ class Experiment:
         references = [one.text for one in plain] if against is None else [against]
         gain = person.utility(self.meter([text]))[0] - person.utility(self.meter(references)).mean()
         ratio = num_tokens / max(float(np.mean([one.num_tokens for one in plain])), 1.0)
-        self.scores.append(Score(arm, best_of, k, person.id, person.kind, float(gain), ratio))
+        score = Score(arm, best_of, k, person.id, person.kind, float(gain), ratio, repeats_itself(text))
+        self.scores.append(score)
 
 
 def plain_seed(seed: int, prompt: Prompt, number: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,13 @@ def test_people_are_the_unit_of_the_interval() -> None:
     assert found.oracle_share == pytest.approx(0.5)
     assert found.win_rate == pytest.approx(4 / 6)
     assert (found.tokens_ratio, found.num_people) == (2.0, 3)
+
+
+def test_answers_that_run_in_circles_are_counted() -> None:
+    rows = scores("palate", {"a": [1.0, 3.0], "b": [0.0, 1.0]})
+    found = find([replace(rows[0], repeats=True), *rows[1:]])
+    assert found.repeats == 0.25
+    assert "25%" in render([found])
 
 
 def test_harmed_is_below_the_base_beyond_their_own_interval() -> None:
