@@ -95,6 +95,11 @@ class SteeringSpace:
         return np.where(self.mask > 0.0, np.sqrt(np.diag(self.dose_metric)), np.inf)
 
     @cached_property
+    def bounds(self) -> Array:
+        """Largest coefficients against and along each direction, (2, D); infinite where nothing bounds them."""
+        return np.asarray(np.where(self.reach < 1.0, self.reach / self.lengths, np.inf))
+
+    @cached_property
     def logits_per_weight(self) -> Array:
         """Reward weights per unit of explicit weight, (D,): spread over texts as a typical person's taste has it."""
         spread = math.sqrt(float(np.sum(self.response * self.prior.covariance)))
@@ -113,7 +118,7 @@ class SteeringSpace:
 
         Directions that point against each other can be longer than what they come to; those of reach 1 are left so.
         """
-        against, along = np.where(self.reach < 1.0, self.reach / self.lengths, np.inf)
+        against, along = self.bounds
         reached = self._shortened(np.clip(self._shortened(coefficients), -against, along))
         return reached, self.max_dose * min(self.length(reached), 1.0)
 

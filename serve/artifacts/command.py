@@ -54,7 +54,7 @@ def show_command(version: str, as_json: bool) -> None:
         f"repetition penalty {artifact.repetition_penalty}"
     )
     for name in filter(None, population.attribute_names):
-        click.echo(f"  {name}: {_reach(*artifact.audit.get(name, (artifact.max_dose,) * 2))}")
+        click.echo(f"  {name}: {_reach(artifact, name)}")
     click.echo(f"{len(artifact.questions)} opening questions; data {manifest.data}; parents {list(manifest.parents)}")
     for name, value in manifest.metrics.items():
         click.echo(f"  {name}: {value}")
@@ -144,12 +144,14 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(filter(None, names)) or "none"
 
 
-def _reach(against: float, along: float) -> str:
+def _reach(artifact: Artifact, name: str) -> str:
+    most = artifact.max_dose
+    against, along = (min(dose, most) for dose in artifact.audit.get(name, (most, most)))
     return f"steers by {-against:+.2f} to {along:+.2f}" if max(against, along) > 0.0 else "judges only"
 
 
 def _doses(artifact: Artifact) -> str:
-    return "; ".join(f"{name} {_reach(*doses)}" for name, doses in sorted(artifact.audit.items())) or "not audited"
+    return "; ".join(f"{name} {_reach(artifact, name)}" for name in sorted(artifact.audit)) or "not audited"
 
 
 def _axes(artifact: Artifact) -> Array:
