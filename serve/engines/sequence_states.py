@@ -161,10 +161,6 @@ class SequenceStates:
         sequence = self._live[sequence_id]
         return sequence.count in sequence.request.marks
 
-    def repetition_penalty_of(self, sequence_id: str) -> float:
-        """What a sequence in flight asked for; 1 for none."""
-        return self._live[sequence_id].request.repetition_penalty
-
     def assign(self, batch: Sequence[ScheduledTokens]) -> IntArray | None:
         """Give each token of a step its row for steering and its row for summing, (2, T), and count it.
 

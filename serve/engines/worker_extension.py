@@ -21,6 +21,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from serve.engines.cpu_adapters import mend_adapters
+from serve.engines.repetition import SaidTokens, penalise
 from serve.engines.sequence_states import ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import EagerTap, LayerTap, Step, Tap, decoder_layers
@@ -86,6 +87,7 @@ class Steerer:
     step: Step | None = None  # the last one with rows
     num_rejected: int = 0
     known: dict[str, str] = field(default_factory=dict)  # vLLM's id -> the caller's, "" where nothing is asked
+    said: dict[str, SaidTokens] = field(default_factory=dict)  # by vLLM's id, those that pay for repeating themselves
 
     def tap(self, layer: int) -> None:
         """Put a tap after a layer, unless one is there."""
@@ -181,6 +183,8 @@ class Steerer:
                 return
             vector = self._vector_of(request, self.directions)
             self.states.start(sequence_id, request, vector, self.config.max_dose)
+            if request.repetition_penalty > 1.0:
+                self.said[request_id] = SaidTokens(request.repetition_penalty)
         except ValueError:
             self.num_rejected += 1
             return
@@ -217,25 +221,17 @@ class Steerer:
         return output
 
     def _penalise(self) -> None:
-        """Make tokens less likely that an answer has already, where that was asked for.
-
-        vLLM's own penalty counts over the vocabulary for each sequence and step; this touches an answer's tokens alone.
-        """
+        """Make tokens less likely that an answer has already, where that was asked for."""
         state = self.runner.execute_model_state
-        if state is None or not self.states.num_live:
+        if state is None or not self.said:
             return
-        batch = self.runner.input_batch
-        rows, columns, penalties = list[int](), list[int](), list[float]()
+        batch, said = self.runner.input_batch, list[tuple[int, SaidTokens]]()
         for row, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
-            sequence_id = self.known.get(request_id)
-            penalty = self.states.repetition_penalty_of(sequence_id) if sequence_id else 1.0
-            if penalty > 1.0:
-                said = {token for token in self.runner.requests[request_id].output_token_ids if token >= 0}
-                rows += [row] * len(said)
-                columns += said
-                penalties += [penalty] * len(said)
-        if rows:
-            penalise(state.logits, rows, columns, penalties)
+            answer = self.said.get(request_id)
+            if answer is not None:
+                answer.read(self.runner.requests[request_id].output_token_ids)
+                said.append((row, answer))
+        penalise(state.logits, said)
 
     def _is_due(self, request_id: str, token_id: int) -> bool:
         """Whether a sequence ends with this token, as far as is known here, or has reached one of its marks."""
@@ -249,6 +245,7 @@ class Steerer:
 
     def end(self, request_id: str) -> None:
         """Let go of a request that finished or was aborted."""
+        self.said.pop(request_id, None)
         sequence_id = self.known.pop(request_id, "")
         if sequence_id:
             self.states.finish(sequence_id)
@@ -262,14 +259,6 @@ class Steerer:
         version = self.config.version if self.config is not None else ""
         values = means.float().cpu().numpy()
         return States(version, dict(zip(ids, counts, strict=True)), dict(zip(ids, values, strict=True)))
-
-
-def penalise(logits: Tensor, rows: Sequence[int], columns: Sequence[int], penalties: Sequence[float]) -> None:
-    """Divide single logits (B, V) by their penalties in place, or multiply those below 0 (Keskar et al. 2019)."""
-    where = torch.tensor([rows, columns], device=logits.device)
-    factors = torch.tensor(penalties, device=logits.device, dtype=logits.dtype)
-    found = logits[where[0], where[1]]
-    logits[where[0], where[1]] = torch.where(found > 0, found / factors, found * factors)
 
 
 def _steerer_of(worker: Any) -> Steerer:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from serve.home import Home
 from serve.models import resolve
 
 PROMPT = "Tell me something about the number {number}, in plain words and at some length."
-DOSE = 0.15
 WAYS = ("bare", "best_of", "halving", "second_pass")
 
 
@@ -126,9 +125,9 @@ async def _measure(
     ways = [way for way in WAYS if way != "second_pass" or embed is not None]
     samples = {(n, way): Sample() for n in counts for way in ways}
     speeds: dict[tuple[int, str], list[float]] = {}
-    space, readout = _space(config)
-    async with _engine(config, None) as bare, _engine(config, space) as extended:
-        bench = _Bench(bare, extended, readout, max_tokens, embed)
+    served = _served(config)
+    async with _engine(config, None) as bare, _engine(config, served.space) as extended:
+        bench = _Bench(bare, extended, served, max_tokens, embed)
         await bench.warm_up()
         total = rounds * (len(counts) * len(ways) + 3 * len(levels))
         with tqdm(total=total, desc="bench best-of", file=sys.stderr) as progress:
@@ -169,12 +168,21 @@ async def _measure(
     }
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Served:
+    """What the extended engine reads and adds."""
+
+    space: FeatureSpace
+    readout: Readout
+    steered: EngineArm  # a steered candidate but for its coefficients
+
+
 class _Bench:
     def __init__(
         self,
         bare: Engine,
         extended: Engine,
-        readout: Readout,
+        served: _Served,
         max_tokens: int,
         embed: Callable[[list[str]], None] | None,
     ) -> None:
@@ -182,14 +190,12 @@ class _Bench:
         self._max_tokens = max_tokens
         self._embed = embed
         self._number = 0
-        space = extended.feature_space
-        if space is None:
-            raise ValueError("the extended engine needs a feature space")
         rng = np.random.default_rng(0)
-        self._draws = rng.normal(size=(32, space.num_features))
-        size = readout.basis.shape[0]
+        self._draws = rng.normal(size=(32, served.space.num_features))
+        self._steered = served.steered
+        size = served.readout.basis.shape[0]
         judge = Mixture(np.ones(1), rng.normal(size=(1, size)), 0.1 * np.eye(size)[None])
-        self._rules = BestOf(readout, (judge,))
+        self._rules = BestOf(served.readout, (judge,))
 
     async def warm_up(self) -> None:
         """Run everything once, unmeasured."""
@@ -268,7 +274,7 @@ class _Bench:
         )
 
     def _arm(self, index: int) -> EngineArm:
-        return EngineArm(tuple(self._draws[index]), DOSE)
+        return replace(self._steered, coeffs=tuple(self._draws[index]))
 
 
 def _rotated(items: tuple[str, ...], turn: int) -> tuple[str, ...]:
@@ -276,11 +282,14 @@ def _rotated(items: tuple[str, ...], turn: int) -> tuple[str, ...]:
     return items[start:] + items[:start]
 
 
-def _space(config: configuration.Config) -> tuple[FeatureSpace, Readout]:
-    """Return what the shipped artifact reads, or something of its size: what is in it does not change what it costs."""
+def _served(config: configuration.Config) -> _Served:
+    """Return the shipped artifact's, or something of its size: what is in it does not change what it costs."""
     artifact = load_default(config.model.name)
     if artifact is not None:
-        return artifact.feature_space, artifact.readout
+        steered = EngineArm(
+            dose=artifact.max_dose, min_p=artifact.min_p, repetition_penalty=artifact.repetition_penalty
+        )
+        return _Served(artifact.feature_space, artifact.readout, steered)
     from transformers import AutoConfig  # noqa: PLC0415 - seconds
 
     model = AutoConfig.from_pretrained(resolve(config.model.id, Home.from_env()))
@@ -292,7 +301,8 @@ def _space(config: configuration.Config) -> tuple[FeatureSpace, Readout]:
     projection = Projection(basis, np.zeros(width, np.float32), np.ones(width, np.float32))
     directions = rng.normal(size=(size, 64)).astype(np.float32)
     space = FeatureSpace(config.model.name, pooled, pooled[0], projection, directions, max_dose=0.25)
-    return space, Readout(np.eye(64), np.zeros(64), np.ones(64))
+    steered = EngineArm(dose=space.max_dose, min_p=0.02, repetition_penalty=1.05)
+    return _Served(space, Readout(np.eye(64), np.zeros(64), np.ones(64)), steered)
 
 
 @asynccontextmanager
