@@ -18,6 +18,7 @@ from router.routing import SteeringSpace
 from router.types import Arm, Array, Population
 from serve.engines.feature_space import FeatureSpace
 from serve.engines.protocol import EngineArm, Readout
+from serve.engines.steering_request import MAX_TILT
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,6 +46,7 @@ class Artifact:
     dose_temperature: float = 1.0  # up to which text bears `max_dose`; above it, less
     min_p: float = 0.0  # steered candidates draw no token less likely than this share of the likeliest one
     repetition_penalty: float = 1.0  # on tokens that a steered candidate has already
+    tilt: float = 0.0  # root mean square of what steering at `max_dose` adds to logits; less in proportion to the dose
     adapters: tuple[str | None, ...] = ()  # (K,) folder of each prototype's adapter; empty: none
     instructions: tuple[str, ...] = ()  # shared style sentences
     instruction_effects: Array | None = None  # (I, D)
@@ -98,4 +100,12 @@ class Artifact:
             coeffs = tuple((arm.steering_coefficients @ self._to_engine).tolist())
         if not coeffs:
             return EngineArm(adapter=arm.adapter, instruction=arm.instruction)
-        return EngineArm(coeffs, arm.dose, arm.adapter, arm.instruction, self.min_p, self.repetition_penalty)
+        return EngineArm(
+            coeffs,
+            arm.dose,
+            arm.adapter,
+            arm.instruction,
+            self.min_p,
+            self.repetition_penalty,
+            tilt=min(self.tilt * arm.dose / max(self.max_dose, 1e-12), MAX_TILT),
+        )

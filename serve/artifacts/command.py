@@ -51,7 +51,7 @@ def show_command(version: str, as_json: bool) -> None:
         f"{manifest.feature_space}, {population.num_prototypes} prototypes, flip rate {population.flip_rate:.3f}, "
         f"largest dose {artifact.max_dose} up to temperature {artifact.dose_temperature}, "
         f"tokens of at least {artifact.min_p:.0%} of the likeliest one, "
-        f"repetition penalty {artifact.repetition_penalty}"
+        f"repetition penalty {artifact.repetition_penalty}, tilt {artifact.tilt:.2f}"
     )
     for name in filter(None, population.attribute_names):
         click.echo(f"  {name}: {_reach(artifact, name)}")
@@ -77,6 +77,7 @@ def diff_command(old: str, new: str) -> None:
         "up to temperature": (first.dose_temperature, second.dose_temperature),
         "least share of the likeliest token": (first.min_p, second.min_p),
         "repetition penalty": (first.repetition_penalty, second.repetition_penalty),
+        "tilt": (first.tilt, second.tilt),
         "attributes": (_names(first.population.attribute_names), _names(second.population.attribute_names)),
         "doses by attribute": (_doses(first), _doses(second)),
     }

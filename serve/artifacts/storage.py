@@ -149,6 +149,7 @@ def load(folder: Path) -> Artifact:
             dose_temperature=described.get("dose_temperature", 1.0),
             min_p=described.get("min_p", 0.0),
             repetition_penalty=described.get("repetition_penalty", 1.0),
+            tilt=described.get("tilt", 0.0),
             adapters=adapters.resolved(folder, described["adapters"]),
             instructions=tuple(described["instructions"]),
             instruction_effects=effects,
@@ -188,6 +189,7 @@ def _write(artifact: Artifact, folder: Path) -> None:
         "dose_temperature": artifact.dose_temperature,
         "min_p": artifact.min_p,
         "repetition_penalty": artifact.repetition_penalty,
+        "tilt": artifact.tilt,
         "adapters": _copy_adapters(artifact, folder),
         "instructions": list(artifact.instructions),
     }

@@ -16,11 +16,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from serve.engines.worker_messages import FloatArray, Projection, WorkerConfig
+from serve.engines.worker_messages import FloatArray, Projection, TokenFeatures, WorkerConfig
 from serve.errors import ConfigurationError
 
 DESCRIPTION = "feature_space.json"
 ARRAYS = "feature_space.safetensors"
+TOKENS = "token_features.safetensors"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,6 +34,7 @@ class FeatureSpace:
     projection: Projection  # of the pooled layers end to end, to P features
     directions: FloatArray  # (H, P): Cov(states at the steered layer, features)
     max_dose: float  # largest length of an added vector, as a share of the residual norm; fluent below it
+    token_features: TokenFeatures | None = None  # what tilts logits
 
     def __post_init__(self) -> None:
         if self.directions.shape[1:] != self.projection.basis.shape[:1]:
@@ -52,12 +54,23 @@ class FeatureSpace:
         digest = hashlib.sha256(json.dumps([self.model, self.pooled_layers, self.steered_layer]).encode())
         for array in (self.projection.basis, self.projection.mean, self.projection.scale, self.directions):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        if self.token_features is not None:
+            tokens = self.token_features
+            digest.update(np.ascontiguousarray(tokens.tokens, dtype="<i8").tobytes())
+            for array in (tokens.shares, tokens.features):
+                digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return digest.hexdigest()[:16]
 
     def worker_config(self) -> WorkerConfig:
         """Give what the worker extension is configured with."""
         return WorkerConfig(
-            self.pooled_layers, self.steered_layer, self.directions, self.max_dose, self.projection, version=self.id
+            self.pooled_layers,
+            self.steered_layer,
+            self.directions,
+            self.max_dose,
+            self.projection,
+            version=self.id,
+            token_features=self.token_features,
         )
 
     def save(self, folder: Path) -> None:
@@ -69,7 +82,16 @@ class FeatureSpace:
             "scale": self.projection.scale,
             "directions": self.directions,
         }
-        save_file({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}, folder / ARRAYS)
+        stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        save_file(stored, folder / ARRAYS)
+        if self.token_features is not None:
+            tokens = self.token_features
+            stored = {
+                "tokens": np.ascontiguousarray(tokens.tokens, np.int64),
+                "shares": np.ascontiguousarray(tokens.shares, np.float32),
+                "features": np.ascontiguousarray(tokens.features, np.float32),
+            }
+            save_file(stored, folder / TOKENS)
         description = {
             "model": self.model,
             "pooled_layers": list(self.pooled_layers),
@@ -92,9 +114,17 @@ class FeatureSpace:
                 projection=Projection(arrays["basis"], arrays["mean"], arrays["scale"]),
                 directions=arrays["directions"],
                 max_dose=description["max_dose"],
+                token_features=_read_tokens(folder / TOKENS),
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ConfigurationError(f"The feature space in {folder} cannot be read: {error}") from error
         if space.id != description["id"]:
             raise ConfigurationError(f"The feature space in {folder} is damaged: its arrays do not match its id.")
         return space
+
+
+def _read_tokens(path: Path) -> TokenFeatures | None:
+    if not path.exists():
+        return None
+    arrays = load_file(path)
+    return TokenFeatures(arrays["tokens"].astype(np.int64), arrays["shares"], arrays["features"])

@@ -74,6 +74,7 @@ class EngineArm:
     instruction: str | None = None  # put before the conversation as a system message
     min_p: float = 0.0  # least share of the likeliest token's probability; the request's own if larger
     repetition_penalty: float = 1.0  # on tokens the answer has already; the request's own instead if it has one
+    tilt: float = 0.0  # root mean square of what is added to logits along the coefficients
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 KEY = "palate"
-_FIELDS = {"coeffs", "dose", "pool", "pool_from", "marks", "repetition_penalty"}
+_FIELDS = {"coeffs", "dose", "pool", "pool_from", "marks", "repetition_penalty", "tilt"}
 MAX_REPETITION_PENALTY = 2.0
+MAX_TILT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class SteeringRequest:
         marks: numbers of pooled tokens at which the mean is kept besides, to be read later as it was then.
         repetition_penalty: by which logits of tokens that the answer has already are divided (multiplied below 0); 1
             to 2, 1 for none. The prompt's tokens are free.
+        tilt: root mean square, over the tokens of plain answers, of what is added to logits along `coeffs`; 0 to 1.
     """
 
     coeffs: tuple[float, ...] = ()
@@ -37,6 +39,7 @@ class SteeringRequest:
     pool_from: int | None = None
     marks: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
+    tilt: float = 0.0
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(coeff) for coeff in self.coeffs):
@@ -47,10 +50,12 @@ class SteeringRequest:
             raise ValueError(f"pool_from is a position, at least 0; not {self.pool_from}.")
         if not 1.0 <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
             raise ValueError(f"The repetition penalty is between 1 and 2; not {self.repetition_penalty}.")
+        if not 0.0 <= self.tilt <= MAX_TILT:
+            raise ValueError(f"The tilt is between 0 and 1; not {self.tilt}.")
 
     @property
     def is_steered(self) -> bool:
-        """Whether anything is added at all."""
+        """Whether anything is added to states at all."""
         return self.dose != 0 and any(coeff != 0 for coeff in self.coeffs)
 
     def to_extra_args(self) -> dict[str, Any]:
@@ -62,6 +67,8 @@ class SteeringRequest:
             fields["pool_from"] = self.pool_from
         if self.repetition_penalty > 1.0:
             fields["repetition_penalty"] = self.repetition_penalty
+        if self.tilt > 0.0:
+            fields["tilt"] = self.tilt
         if self.marks:
             fields["marks"] = list(self.marks)
         return {KEY: fields}
@@ -80,14 +87,14 @@ def from_extra_args(extra_args: Mapping[str, Any] | None) -> SteeringRequest | N
         raise ValueError(f"extra_args['{KEY}'] takes the keys {sorted(_FIELDS)}.")
     coeffs, dose, pool = fields.get("coeffs", ()), fields.get("dose"), fields.get("pool", False)
     pool_from, marks = fields.get("pool_from"), fields.get("marks", ())
-    penalty = fields.get("repetition_penalty", 1.0)
+    penalty, tilt = fields.get("repetition_penalty", 1.0), fields.get("tilt", 0.0)
     if not isinstance(coeffs, Sequence) or not isinstance(marks, Sequence) or not isinstance(pool, bool):
         raise ValueError("'coeffs' and 'marks' are lists of numbers and 'pool' a boolean.")
-    if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0, penalty)):
-        raise ValueError("'coeffs', 'dose' and 'repetition_penalty' take numbers.")
+    if not all(isinstance(number, int | float) for number in (*coeffs, dose or 0, penalty, tilt)):
+        raise ValueError("'coeffs', 'dose', 'repetition_penalty' and 'tilt' take numbers.")
     if not all(isinstance(number, int) for number in (*marks, pool_from or 0)):
         raise ValueError("'marks' and 'pool_from' take whole numbers.")
-    return SteeringRequest(tuple(coeffs), dose, pool, pool_from, tuple(marks), penalty)
+    return SteeringRequest(tuple(coeffs), dose, pool, pool_from, tuple(marks), penalty, tilt)
 
 
 def may_be_steered(extra_args: Mapping[str, Any] | None) -> bool:

@@ -141,7 +141,7 @@ class VllmCandidateRun:
 def arm_arguments(arm: EngineArm, marks: tuple[int, ...]) -> dict[str, Any]:
     """Give the sampling parameters' `extra_args` of an arm."""
     return SteeringRequest(
-        arm.coeffs, arm.dose, pool=True, marks=marks, repetition_penalty=arm.repetition_penalty
+        arm.coeffs, arm.dose, pool=True, marks=marks, repetition_penalty=arm.repetition_penalty, tilt=arm.tilt
     ).to_extra_args()
 
 

@@ -1,4 +1,4 @@
-"""vLLM's worker, extended: steers generated tokens, keeps the mean of their hidden states, hands it out, frees it.
+"""vLLM's worker, extended: steers generated tokens, tilts their logits, keeps the mean of their states, hands it out.
 
 `worker_extension_cls` makes vLLM add this class to its worker; its methods are called by `collective_rpc`.
 Importing this module wraps the worker's `load_model`, because taps must be in place before the model is compiled, and
@@ -25,6 +25,7 @@ from serve.engines.repetition import SaidTokens, penalise
 from serve.engines.sequence_states import ScheduledTokens, SequenceStates
 from serve.engines.steering_request import SteeringRequest, from_extra_args
 from serve.engines.tap import EagerTap, LayerTap, Step, Tap, decoder_layers
+from serve.engines.tilt import TokenTilt
 from serve.engines.worker_messages import SCHEDULER, SENT, Reading, States, WorkerConfig
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Steerer:
     num_rejected: int = 0
     known: dict[str, str] = field(default_factory=dict)  # vLLM's id -> the caller's, "" where nothing is asked
     said: dict[str, SaidTokens] = field(default_factory=dict)  # by vLLM's id, those that pay for repeating themselves
+    tilt: TokenTilt | None = None
+    biases: dict[str, tuple[TokenTilt, Tensor]] = field(default_factory=dict)  # by vLLM's id, as they began
 
     def tap(self, layer: int) -> None:
         """Put a tap after a layer, unless one is there."""
@@ -112,6 +115,8 @@ class Steerer:
             self.taps[layer].use_for(steering=layer == config.steered_layer, summing=layer in config.pooled_layers)
         self.config = config
         self.directions = torch.from_numpy(config.directions).to(self.bank.device)
+        tokens = config.token_features
+        self.tilt = None if tokens is None else TokenTilt(tokens, self.bank.device)
         projection = config.projection
         self.basis = projection and tuple(  # type: ignore[assignment]
             torch.from_numpy(array).to(self.bank.device)
@@ -129,6 +134,9 @@ class Steerer:
                 f"With prefix caching, steering needs scheduler_cls='{SCHEDULER}': without it, steered blocks would be "
                 "read by other people's requests. Start the engine with engine_settings(layers)."
             )
+        tokens, vocabulary = config.token_features, self.runner.model_config.get_vocab_size()
+        if tokens is not None and len(tokens.tokens) and tokens.tokens.max() >= vocabulary:
+            raise ValueError(f"The model has {vocabulary} tokens; there is no token {tokens.tokens.max()}.")
         untapped = [layer for layer in config.layers if layer not in self.taps]
         if untapped and not self.runner.model_config.enforce_eager:
             raise ValueError(
@@ -185,6 +193,8 @@ class Steerer:
             self.states.start(sequence_id, request, vector, self.config.max_dose)
             if request.repetition_penalty > 1.0:
                 self.said[request_id] = SaidTokens(request.repetition_penalty)
+            if request.tilt > 0.0 and self.tilt is not None and vector is not None:
+                self.biases[request_id] = self.tilt, self.tilt.bias(request.coeffs, request.tilt)
         except ValueError:
             self.num_rejected += 1
             return
@@ -202,7 +212,7 @@ class Steerer:
 
         Where steps overlap (GPU) the tokens are not known yet, and states are asked for by `read_states`.
         """
-        self._penalise()
+        self._change_logits()
         output = sample_tokens(*args, **kwargs)
         if isinstance(output, ModelRunnerOutput) and self.states.num_live:
             due = [
@@ -220,17 +230,22 @@ class Steerer:
                 setattr(output, SENT, {key: reading.to_message() for key, reading in readings.items()})
         return output
 
-    def _penalise(self) -> None:
-        """Make tokens less likely that an answer has already, where that was asked for."""
+    def _change_logits(self) -> None:
+        """Tilt the logits of steered answers, and make tokens less likely that an answer has already."""
         state = self.runner.execute_model_state
-        if state is None or not self.said:
+        if state is None or not (self.said or self.biases):
             return
         batch, said = self.runner.input_batch, list[tuple[int, SaidTokens]]()
+        tilted = dict[TokenTilt, list[tuple[int, Tensor]]]()
         for row, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
-            answer = self.said.get(request_id)
-            if answer is not None:
-                answer.read(self.runner.requests[request_id].output_token_ids)
-                said.append((row, answer))
+            if request_id in self.biases:
+                tilt, bias = self.biases[request_id]
+                tilted.setdefault(tilt, []).append((row, bias))
+            if request_id in self.said:
+                self.said[request_id].read(self.runner.requests[request_id].output_token_ids)
+                said.append((row, self.said[request_id]))
+        for tilt, pairs in tilted.items():
+            tilt.add(state.logits, [row for row, _ in pairs], [bias for _, bias in pairs])
         penalise(state.logits, said)
 
     def _is_due(self, request_id: str, token_id: int) -> bool:
@@ -246,6 +261,7 @@ class Steerer:
     def end(self, request_id: str) -> None:
         """Let go of a request that finished or was aborted."""
         self.said.pop(request_id, None)
+        self.biases.pop(request_id, None)
         sequence_id = self.known.pop(request_id, "")
         if sequence_id:
             self.states.finish(sequence_id)

@@ -16,6 +16,7 @@ EXTENSION = "serve.engines.worker_extension.PalateWorkerExtension"
 SCHEDULER = "serve.engines.steering_scheduler.build_scheduler"
 SENT = "palate_states"  # what a worker's step output carries them under, and the step's message to its caller
 FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 
 
 def engine_settings(layers: Sequence[int]) -> dict[str, Any]:
@@ -57,6 +58,36 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenFeatures:
+    """What each of T common tokens says of an answer's features: E[features | token] among answers to one prompt."""
+
+    tokens: IntArray  # (T,) ids, no two the same
+    shares: FloatArray  # (T,) of all tokens in plain answers
+    features: FloatArray  # (T, P)
+
+    def __post_init__(self) -> None:
+        size = len(self.tokens)
+        if self.features.ndim != 2 or self.shares.shape != (size,) or len(self.features) != size:
+            raise ValueError(
+                f"Token features are ids (T,), shares (T,) and features (T, P); "
+                f"not {self.tokens.shape}, {self.shares.shape} and {self.features.shape}."
+            )
+        if len(set(self.tokens.tolist())) != size or (size and self.tokens.min() < 0):
+            raise ValueError("Token ids are different numbers from 0.")
+        if not (np.isfinite(self.features).all() and (self.shares > 0).all()):
+            raise ValueError("Token features are finite and their shares positive.")
+
+    def to_message(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {"tokens": self.tokens.tolist(), "shares": pack(self.shares), "features": pack(self.features)}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> TokenFeatures:
+        """Read what `to_message` wrote."""
+        return cls(np.array(message["tokens"], np.int64), unpack(message["shares"]), unpack(message["features"]))
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What the worker adds and what it reads. Layer i is the output of the i-th decoder layer, from 0.
 
@@ -68,6 +99,7 @@ class WorkerConfig:
         projection: what turns pooled states into features; without one they come as they are.
         version: comes back with every reading, so that features of different bases are not mixed up.
         max_finished: finished sequences whose states are kept until they are freed.
+        token_features: by which logits are tilted; without them nobody's are.
     """
 
     pooled_layers: tuple[int, ...]
@@ -77,6 +109,7 @@ class WorkerConfig:
     projection: Projection | None = None
     version: str = ""
     max_finished: int = 1024
+    token_features: TokenFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.directions.ndim != 2 or not np.isfinite(self.directions).all():
@@ -90,6 +123,11 @@ class WorkerConfig:
             raise ValueError(
                 f"{len(self.pooled_layers)} layers of {self.directions.shape[0]} make {width} values; "
                 f"the projection takes {len(self.projection.mean)}."
+            )
+        if self.token_features is not None and self.token_features.features.shape[1] != self.directions.shape[1]:
+            raise ValueError(
+                f"There are {self.directions.shape[1]} directions, and tokens have "
+                f"{self.token_features.features.shape[1]} features."
             )
         if self.max_finished < 0:
             raise ValueError("max_finished is at least 0.")
@@ -114,12 +152,13 @@ class WorkerConfig:
             "projection": projection,
             "version": self.version,
             "max_finished": self.max_finished,
+            "token_features": self.token_features and self.token_features.to_message(),
         }
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> WorkerConfig:
         """Read what `to_message` wrote."""
-        projection = message["projection"]
+        projection, tokens = message["projection"], message["token_features"]
         return cls(
             pooled_layers=tuple(message["pooled_layers"]),
             steered_layer=message["steered_layer"],
@@ -128,6 +167,7 @@ class WorkerConfig:
             projection=Projection(*map(unpack, projection)) if projection else None,
             version=message["version"],
             max_finished=message["max_finished"],
+            token_features=TokenFeatures.from_message(tokens) if tokens else None,
         )
 
 

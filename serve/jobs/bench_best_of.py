@@ -287,7 +287,10 @@ def _served(config: configuration.Config) -> _Served:
     artifact = load_default(config.model.name)
     if artifact is not None:
         steered = EngineArm(
-            dose=artifact.max_dose, min_p=artifact.min_p, repetition_penalty=artifact.repetition_penalty
+            dose=artifact.max_dose,
+            min_p=artifact.min_p,
+            repetition_penalty=artifact.repetition_penalty,
+            tilt=artifact.tilt,
         )
         return _Served(artifact.feature_space, artifact.readout, steered)
     from transformers import AutoConfig  # noqa: PLC0415 - seconds

@@ -18,6 +18,8 @@ from router.population import FeatureLayout, FitConfig, FitReport, fit_populatio
 from router.types import Population
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.making import Origin, save_new
+from serve.engines.feature_space import FeatureSpace
+from serve.engines.steering_request import MAX_TILT
 from serve.errors import ConfigurationError
 from serve.jobs.learning.attributes import ATTRIBUTES
 from serve.jobs.learning.corpus import Corpus, join, load_corpus
@@ -37,6 +39,7 @@ from serve.jobs.learning.spaces import (
     within_prompts,
 )
 from serve.jobs.learning.text import Array, Standard, measure
+from serve.jobs.learning.tokens import ModelVocabulary, Vocabulary, token_features
 
 PROBE_RIDGE = 100.0  # best of 10 to 1,000 on held-out prompts
 
@@ -52,6 +55,7 @@ class MakeConfig:
     dose_temperature: float = 0.8
     min_p: float = 0.02
     repetition_penalty: float = 1.05
+    tilt: float = 0.45
     num_questions: int = 64
     num_answers: int = 4  # to choose from in each
     seed: int = 0
@@ -109,6 +113,13 @@ class Measured:
     type=click.FloatRange(1.0, 2.0),
     help="On tokens that a steered answer has already; 1 for none.",
 )
+@click.option(
+    "--tilt",
+    default=0.45,
+    show_default=True,
+    type=click.FloatRange(0.0, MAX_TILT),
+    help="Root mean square of what steered answers' logits are moved by, in nats; 0 for nothing.",
+)
 @click.option("--seed", default=0, show_default=True)
 def make(
     corpus_folders: tuple[Path, ...],
@@ -124,6 +135,7 @@ def make(
     dose_temperature: float,
     min_p: float,
     repetition_penalty: float,
+    tilt: float,
     seed: int,
 ) -> None:
     """Make an artifact from a corpus and simulated people."""
@@ -135,18 +147,24 @@ def make(
         dose_temperature=dose_temperature,
         min_p=min_p,
         repetition_penalty=repetition_penalty,
+        tilt=tilt,
         seed=seed,
     )
     corpus = join([load_corpus(folder) for folder in corpus_folders])
-    artifact, metrics = make_artifact(corpus, config)
+    vocabulary = ModelVocabulary(corpus.recipe["model"]) if tilt else None
+    artifact, metrics = make_artifact(corpus, config, vocabulary)
     data = {"people": "simulated", "recipe": corpus.recipe, **asdict(config.people)}
     click.echo(save_new(artifact, name, Origin(data=data, metrics=metrics), parent))
 
 
-def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[str, Any]]:
-    """Make the artifact and say how well it reads."""
+def make_artifact(
+    corpus: Corpus, config: MakeConfig, vocabulary: Vocabulary | None = None
+) -> tuple[Artifact, dict[str, Any]]:
+    """Make the artifact and say how well it reads; without the model's vocabulary it tilts no logits."""
     rows = learning_rows(corpus)
     space = make_space(corpus, rows, config.space)
+    if vocabulary is not None:
+        space = with_tokens(space, corpus, rows, vocabulary)
     measured = measure_corpus(corpus, rows, project(corpus, space))
     rng = np.random.default_rng(config.seed)
     prompts = numbered(corpus.prompt_numbers()[rows])
@@ -171,6 +189,7 @@ def make_artifact(corpus: Corpus, config: MakeConfig) -> tuple[Artifact, dict[st
         dose_temperature=config.dose_temperature,
         min_p=config.min_p,
         repetition_penalty=config.repetition_penalty,
+        tilt=config.tilt,
     )
     samples = [corpus.samples[i] for i in rows]
     questions = choose_questions(artifact, samples, features, config.num_questions, config.num_answers, rng)
@@ -184,6 +203,14 @@ def learning_rows(corpus: Corpus) -> Index:
     if not len(rows):
         raise ConfigurationError("The corpus holds no answers to learning prompts.")
     return rows
+
+
+def with_tokens(space: FeatureSpace, corpus: Corpus, rows: Index, vocabulary: Vocabulary) -> FeatureSpace:
+    """Add what tokens say of the features, from some of a corpus' answers."""
+    samples = [corpus.samples[i] for i in rows]
+    answers = [vocabulary.encode(sample.text, is_finished=sample.is_finished) for sample in samples]
+    found = token_features(answers, project(corpus, space)[rows], corpus.prompt_numbers()[rows], vocabulary)
+    return replace(space, token_features=found)
 
 
 def measure_corpus(corpus: Corpus, rows: Index, features: Array) -> Measured:

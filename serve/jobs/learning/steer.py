@@ -191,7 +191,9 @@ async def _measure(
                 row = artifact.population.attribute_names.index(name)
                 direction = np.sign(dose) * np.eye(artifact.population.num_features)[row]
                 arm = artifact.engine_arm(Arm("steered", direction, abs(dose)))
-                steering = SteeringRequest(arm.coeffs, arm.dose, pool=True, repetition_penalty=arm.repetition_penalty)
+                steering = SteeringRequest(
+                    arm.coeffs, arm.dose, pool=True, repetition_penalty=arm.repetition_penalty, tilt=arm.tilt
+                )
                 steered = [replace(order, steering=steering, min_p=arm.min_p) for order in orders[: len(prompts)]]
                 answers = await _answered(generator, steered)
                 effects.append(_effect(name, dose, answers, standard, len(prompts)))

@@ -44,6 +44,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         dose_temperature=0.8,
         min_p=0.02,
         repetition_penalty=1.05,
+        tilt=0.4,
         instructions=("Be brief.",),
         instruction_effects=np.array([[1.0, 0.0, 0.5]]),
     )
@@ -53,7 +54,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.population.to_arrays()[name], value)
     assert found.feature_space.id == artifact.feature_space.id
     assert (found.audit, found.max_dose, found.instructions) == ({"formal": (0.0, 0.1)}, 0.15, ("Be brief.",))
-    assert (found.dose_temperature, found.min_p, found.repetition_penalty) == (0.8, 0.02, 1.05)
+    assert (found.dose_temperature, found.min_p, found.repetition_penalty, found.tilt) == (0.8, 0.02, 1.05, 0.4)
     np.testing.assert_array_equal(found.response, artifact.response)
     assert found.instruction_effects is not None
     np.testing.assert_array_equal(found.instruction_effects, [[1.0, 0.0, 0.5]])

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 
 from router.mixture import Mixture
 from serve.config import EngineConfig, ModelConfig
@@ -30,7 +31,8 @@ from serve.engines.protocol import (
     Verdict,
 )
 from serve.engines.scripted_engine import ScriptedEngine
-from serve.engines.worker_messages import Projection
+from serve.engines.tilt import TokenTilt
+from serve.engines.worker_messages import Projection, TokenFeatures
 from serve.errors import ContextLengthExceeded, EngineUnavailable, GenerationFailed, InvalidRequest
 from serve.home import Home
 from serve.models import DEFAULT_MODEL, resolve
@@ -76,9 +78,12 @@ def _random_space() -> FeatureSpace:
     rng = np.random.default_rng(7)
     basis = (rng.normal(size=(8, 1_152)) / 34).astype(np.float32)
     projection = Projection(basis, np.zeros(1_152, np.float32), np.ones(1_152, np.float32))
-    return FeatureSpace(
-        DEFAULT_MODEL.name, (14, 21), 14, projection, rng.normal(size=(576, 8)).astype(np.float32), max_dose=0.4
+    directions = rng.normal(size=(576, 8)).astype(np.float32)
+    tokens = np.array([30, 198, 28, 260, 253, 288, 282, 284, 314, 42, 29, 338, 281, 346, 351])  # frequent ones
+    frequent = TokenFeatures(
+        tokens, np.full(len(tokens), 0.02, np.float32), rng.normal(size=(len(tokens), 8)).astype(np.float32)
     )
+    return FeatureSpace(DEFAULT_MODEL.name, (14, 21), 14, projection, directions, max_dose=0.4, token_features=frequent)
 
 
 def _request(*, text: str | None = None, is_streaming: bool = True, **fields: Any) -> GenerationRequest:
@@ -411,6 +416,26 @@ async def test_an_arm_may_repeat_less_and_nobody_else_does(engine: Engine) -> No
         for arm in (free, fresh)
     ]
     assert asked[0][0] == asked[1][0]  # the request's own penalty goes before the arm's
+
+
+async def test_an_arm_may_be_tilted_and_nobody_else_is(engine: Engine) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("the scripted engine draws nothing")
+    assert engine.feature_space is not None
+    found = engine.feature_space.token_features
+    assert found is not None
+    sampling = msgspec.structs.replace(SAMPLING, temperature=0.0, max_tokens=32, ignore_eos=True)
+    coeffs = tuple(map(float, np.eye(engine.feature_space.num_features)[0]))
+    hardly = EngineArm(coeffs, dose=1e-6)
+    tilted, rules = dataclasses.replace(hardly, tilt=1.0), BestOf(num_best=3)
+    texts, *_ = await _answers(engine, _request(sampling=sampling, arms=(BASE, hardly, tilted), best_of=rules))
+    assert texts[0] == texts[1]
+    bias = TokenTilt(found, torch.device("cpu")).bias(coeffs, 1.0).tolist()
+    by_hand = msgspec.structs.replace(
+        sampling, logit_bias={str(token): value for token, value in zip(found.tokens.tolist(), bias, strict=True)}
+    )
+    assert _texts(await _outputs(engine, _request(sampling=by_hand))) == [texts[2]]
+    assert texts[2] != texts[0]
 
 
 def _longest_repeat(text: str) -> int:

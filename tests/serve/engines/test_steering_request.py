@@ -15,6 +15,7 @@ from serve.engines.steering_request import KEY, SteeringRequest, from_extra_args
         SteeringRequest((0.5, -1.0), dose=0.2),
         SteeringRequest((), dose=0.0, pool=True),
         SteeringRequest(pool=True, repetition_penalty=1.1),
+        SteeringRequest((1.0,), dose=0.1, tilt=0.4),
     ],
 )
 def test_what_is_written_is_read(request_: SteeringRequest) -> None:
@@ -41,11 +42,14 @@ def test_requests_of_others_ask_for_nothing(extra_args: dict[str, Any] | None) -
         {"repetition_penalty": "much"},
         {"repetition_penalty": 0.9},
         {"repetition_penalty": 3.0},
+        {"tilt": -0.1},
+        {"tilt": 1.1},
+        {"tilt": "much"},
         [1.0],
     ],
 )
 def test_the_unreadable_is_an_error_and_counts_as_steered(fields: Any) -> None:
-    with pytest.raises(ValueError, match=r"takes|take|list|finite|dose|numbers|penalty"):
+    with pytest.raises(ValueError, match=r"takes|take|list|finite|dose|numbers|penalty|tilt"):
         from_extra_args({KEY: fields})
     assert may_be_steered({KEY: fields})
 

@@ -6,14 +6,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from serve.engines.worker_messages import Projection, States, WorkerConfig, pack, unpack
+from serve.engines.worker_messages import Projection, States, TokenFeatures, WorkerConfig, pack, unpack
 
 H, D = 6, 3
 DIRECTIONS = np.arange(H * D, dtype=np.float32).reshape(H, D)
 PROJECTION = Projection(
     np.ones((D, 2 * H), dtype=np.float32), np.zeros(2 * H, dtype=np.float32), np.ones(2 * H, dtype=np.float32)
 )
-CONFIG = WorkerConfig((3, 1), 2, DIRECTIONS, 0.25, PROJECTION, "v7", 9)
+TOKENS = TokenFeatures(np.array([5, 2]), np.array([0.4, 0.1], np.float32), np.ones((2, D), np.float32))
+CONFIG = WorkerConfig((3, 1), 2, DIRECTIONS, 0.25, PROJECTION, "v7", 9, TOKENS)
 
 
 def test_arrays_survive_msgpack() -> None:
@@ -32,7 +33,27 @@ def test_the_configuration_survives_msgpack() -> None:
     np.testing.assert_array_equal(received.projection.basis, PROJECTION.basis)
     assert (received.pooled_layers, received.steered_layer, received.layers) == ((3, 1), 2, (1, 2, 3))
     assert (received.max_dose, received.version, received.max_finished) == (0.25, "v7", 9)
-    assert WorkerConfig.from_message(replace(CONFIG, projection=None).to_message()).projection is None
+    assert received.token_features is not None
+    for name in ("tokens", "shares", "features"):
+        np.testing.assert_array_equal(getattr(received.token_features, name), getattr(TOKENS, name))
+    bare = WorkerConfig.from_message(replace(CONFIG, projection=None, token_features=None).to_message())
+    assert bare.projection is None
+    assert bare.token_features is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": np.array([5, 5])}, "different"),
+        ({"tokens": np.array([-1, 5])}, "from 0"),
+        ({"tokens": np.array([5])}, "ids"),
+        ({"shares": np.array([0.4, 0.0], np.float32)}, "positive"),
+        ({"features": np.full((2, D), np.inf, np.float32)}, "finite"),
+    ],
+)
+def test_token_features_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TOKENS, **change)  # type: ignore[arg-type]
 
 
 def test_states_survive_msgpack() -> None:
@@ -54,6 +75,7 @@ def test_states_survive_msgpack() -> None:
         ({"pooled_layers": (1, -1)}, "Layers"),
         ({"pooled_layers": (1,)}, "make 6 values"),
         ({"max_finished": -1}, "max_finished"),
+        ({"token_features": replace(TOKENS, features=np.ones((2, D + 1), np.float32))}, "directions"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:

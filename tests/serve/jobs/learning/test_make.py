@@ -66,6 +66,35 @@ def test_questions_are_different_answers_to_one_prompt(made: Artifact) -> None:
         assert len(set(question.answers)) == 4
 
 
+def test_tokens_say_what_goes_with_them(made: Artifact) -> None:
+    class Words:
+        """One token a word."""
+
+        def __init__(self) -> None:
+            self.numbers: dict[str, int] = {}
+
+        def encode(self, text: str, *, is_finished: bool) -> list[int]:
+            return [self.numbers.setdefault(word, len(self.numbers)) for word in text.split()]
+
+        def decode(self, token: int) -> str:
+            return next(word for word, number in self.numbers.items() if number == token)
+
+    words = Words()
+    artifact = make_artifact(make_corpus(), CONFIG, words)[0]
+    found = artifact.feature_space.token_features
+    assert found is not None
+    assert artifact.feature_space.id != made.feature_space.id
+    assert artifact.tilt == CONFIG.tilt
+    # The states of this corpus carry the share of "I'm"; of the tastes, the one that goes with it most knows the word.
+    samples = make_corpus().samples
+    shares = [sample.text.split().count("I'm") / len(sample.text.split()) for sample in samples]
+    phi = artifact.population.features(project(make_corpus(), artifact.feature_space))
+    correlations = [np.corrcoef(column, shares)[0, 1] for column in phi.T]
+    row = int(np.argmax(np.abs(correlations)))
+    tilt = np.sign(correlations[row]) * found.features @ (artifact.population.basis / artifact.population.scale)[row]
+    assert words.decode(int(found.tokens[int(np.argmax(tilt))])) == "I'm"
+
+
 def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
     corpus = make_corpus()
     begin(tmp_path / "corpus", corpus.recipe)
@@ -88,12 +117,15 @@ def test_the_command_writes_an_artifact_that_loads(tmp_path: Path) -> None:
         "0.1",
         "--min-p",
         "0.02",
+        "--tilt",
+        "0",
     ]
     result = CliRunner().invoke(palate, [*arguments, *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     folder = Path(result.output.strip())
     assert (load(folder).max_dose, load(folder).min_p, load(folder).repetition_penalty) == (0.1, 0.02, 1.05)
     manifest = read_manifest(folder)
+    assert load(folder).feature_space.token_features is None
     assert manifest.version.startswith("default-")
     assert manifest.data["people"] == "simulated"
     assert manifest.metrics["r2_properties"]["breath"] > 0.3
