@@ -55,7 +55,7 @@ class MakeConfig:
     dose_temperature: float = 0.8
     min_p: float = 0.02
     repetition_penalty: float = 1.05
-    tilt: float = 0.45
+    tilt: float = 0.32
     num_questions: int = 64
     num_answers: int = 4  # to choose from in each
     seed: int = 0
@@ -115,7 +115,7 @@ class Measured:
 )
 @click.option(
     "--tilt",
-    default=0.45,
+    default=0.32,
     show_default=True,
     type=click.FloatRange(0.0, MAX_TILT),
     help="Root mean square of what steered answers' logits are moved by, in nats; 0 for nothing.",
