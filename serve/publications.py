@@ -134,10 +134,10 @@ class Publications:
 
     def _check_space(self, artifact: Artifact) -> None:
         serving = self._people.artifact
-        if artifact.feature_space.id != serving.feature_space.id:
+        if artifact.feature_space.engine_id != serving.feature_space.engine_id:
             raise ConfigurationError(
-                f"{artifact.version} reads features of {artifact.feature_space.id}, and the engines measure "
-                f"{serving.feature_space.id}: restart the server to use it."
+                f"{artifact.version} reads and steers in {artifact.feature_space.engine_id}, and the engines in "
+                f"{serving.feature_space.engine_id}: restart the server to use it."
             )
 
     async def _adopt(self, artifact: Artifact) -> bool:

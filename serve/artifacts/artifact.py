@@ -52,6 +52,10 @@ class Artifact:
     instruction_effects: Array | None = None  # (I, D)
     questions: tuple[Question, ...] = ()  # opening questions first
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.tilt <= MAX_TILT:
+            raise ValueError(f"The tilt is between 0 and {MAX_TILT}; not {self.tilt}.")
+
     @property
     def version(self) -> str:
         """The artifact's version."""

@@ -33,7 +33,7 @@ def save_new(artifact: Artifact, name: str, origin: Origin, parent: Path) -> Pat
     Raises:
         ConfigurationError: the same contents are there already.
     """
-    version = version_of(artifact.population, name, artifact.adapters, artifact.feature_space.id)
+    version = version_of(artifact.population, name, artifact.adapters, artifact.feature_space.engine_id)
     manifest = Manifest(
         version=version,
         model=artifact.feature_space.model,

@@ -42,6 +42,10 @@ class FeatureSpace:
                 f"The directions {self.directions.shape} need one column for each of the "
                 f"{self.projection.basis.shape[0]} features."
             )
+        if self.token_features is not None and self.token_features.features.shape[1] != self.num_features:
+            raise ValueError(
+                f"Tokens have {self.token_features.features.shape[1]} features, the projection {self.num_features}."
+            )
 
     @property
     def num_features(self) -> int:
@@ -54,11 +58,18 @@ class FeatureSpace:
         digest = hashlib.sha256(json.dumps([self.model, self.pooled_layers, self.steered_layer]).encode())
         for array in (self.projection.basis, self.projection.mean, self.projection.scale, self.directions):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
-        if self.token_features is not None:
-            tokens = self.token_features
-            digest.update(np.ascontiguousarray(tokens.tokens, dtype="<i8").tobytes())
-            for array in (tokens.shares, tokens.features):
-                digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def engine_id(self) -> str:
+        """A name for all that an engine is configured with: another table of tokens reads the same features."""
+        tokens = self.token_features
+        if tokens is None:
+            return self.id
+        digest = hashlib.sha256(self.id.encode())
+        digest.update(np.ascontiguousarray(tokens.tokens, dtype="<i8").tobytes())
+        for array in (tokens.shares, tokens.features):
+            digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return digest.hexdigest()[:16]
 
     def worker_config(self) -> WorkerConfig:
@@ -84,6 +95,7 @@ class FeatureSpace:
         }
         stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
         save_file(stored, folder / ARRAYS)
+        (folder / TOKENS).unlink(missing_ok=True)
         if self.token_features is not None:
             tokens = self.token_features
             stored = {
@@ -127,4 +139,4 @@ def _read_tokens(path: Path) -> TokenFeatures | None:
     if not path.exists():
         return None
     arrays = load_file(path)
-    return TokenFeatures(arrays["tokens"].astype(np.int64), arrays["shares"], arrays["features"])
+    return TokenFeatures(arrays["tokens"], arrays["shares"], arrays["features"])

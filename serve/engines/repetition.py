@@ -26,6 +26,7 @@ class SaidTokens:
 
     def read(self, output: Sequence[int]) -> None:
         """Take in what was drawn since the last step of all that was drawn; below 0 stands what is not known yet."""
+        self._num_read = min(self._num_read, len(output))
         for token in output[self._num_read :]:
             if token < 0:
                 break

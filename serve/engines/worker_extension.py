@@ -191,14 +191,14 @@ class Steerer:
                 return
             vector = self._vector_of(request, self.directions)
             self.states.start(sequence_id, request, vector, self.config.max_dose)
-            if request.repetition_penalty > 1.0:
-                self.said[request_id] = SaidTokens(request.repetition_penalty)
-            if request.tilt > 0.0 and self.tilt is not None and vector is not None:
-                self.biases[request_id] = self.tilt, self.tilt.bias(request.coeffs, request.tilt)
         except ValueError:
             self.num_rejected += 1
             return
         self.known[request_id] = sequence_id
+        if request.repetition_penalty > 1.0:
+            self.said[request_id] = SaidTokens(request.repetition_penalty)
+        if request.tilt > 0.0 and self.tilt is not None and vector is not None:
+            self.biases[request_id] = self.tilt, self.tilt.bias(request.coeffs, request.tilt)
 
     def _vector_of(self, request: SteeringRequest, directions: Tensor) -> Tensor | None:
         if not request.is_steered:
@@ -235,7 +235,10 @@ class Steerer:
         state = self.runner.execute_model_state
         if state is None or not (self.said or self.biases):
             return
+        logits = state.logits.float()  # as the sampler has them; in halves of the precision a tilt would be rounded
+        self.runner.execute_model_state = state._replace(logits=logits)
         batch, said = self.runner.input_batch, list[tuple[int, SaidTokens]]()
+        batch.update_async_output_token_ids()  # where steps overlap, the last token is known by now
         tilted = dict[TokenTilt, list[tuple[int, Tensor]]]()
         for row, request_id in enumerate(batch.req_ids[: batch.num_reqs]):
             if request_id in self.biases:
@@ -245,8 +248,8 @@ class Steerer:
                 self.said[request_id].read(self.runner.requests[request_id].output_token_ids)
                 said.append((row, self.said[request_id]))
         for tilt, pairs in tilted.items():
-            tilt.add(state.logits, [row for row, _ in pairs], [bias for _, bias in pairs])
-        penalise(state.logits, said)
+            tilt.add(logits, [row for row, _ in pairs], [bias for _, bias in pairs])
+        penalise(logits, said)
 
     def _is_due(self, request_id: str, token_id: int) -> bool:
         """Whether a sequence ends with this token, as far as is known here, or has reached one of its marks."""
@@ -311,6 +314,8 @@ def _build_steerer(runner: Any) -> Steerer:
         caps=caps,
         has_random_suffix=not envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION,
     )
+    # Where steps overlap, vLLM finds out what was drawn only if something needs to know, such as a repetition penalty.
+    runner.input_batch.logitsprocs_need_output_token_ids |= bool(config.scheduler_config.async_scheduling)
     for layer in config.additional_config.get("palate", {}).get("layers", []):
         steerer.tap(layer)
     return steerer

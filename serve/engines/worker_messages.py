@@ -59,23 +59,31 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class TokenFeatures:
-    """What each of T common tokens says of an answer's features: E[features | token] among answers to one prompt."""
+    """What each of T common tokens says of an answer's features: E[features | token] among answers to one prompt.
+
+    Shares are counted as the features are, an answer that repeats a token for a few of its occurrences.
+    """
 
     tokens: IntArray  # (T,) ids, no two the same
-    shares: FloatArray  # (T,) of all tokens in plain answers
+    shares: FloatArray  # (T,) of the tokens of plain answers
     features: FloatArray  # (T, P)
 
     def __post_init__(self) -> None:
         size = len(self.tokens)
-        if self.features.ndim != 2 or self.shares.shape != (size,) or len(self.features) != size:
+        if (
+            self.tokens.ndim != 1
+            or self.features.ndim != 2
+            or self.shares.shape != (size,)
+            or len(self.features) != size
+        ):
             raise ValueError(
                 f"Token features are ids (T,), shares (T,) and features (T, P); "
                 f"not {self.tokens.shape}, {self.shares.shape} and {self.features.shape}."
             )
-        if len(set(self.tokens.tolist())) != size or (size and self.tokens.min() < 0):
-            raise ValueError("Token ids are different numbers from 0.")
-        if not (np.isfinite(self.features).all() and (self.shares > 0).all()):
-            raise ValueError("Token features are finite and their shares positive.")
+        if self.tokens.dtype.kind != "i" or len(set(self.tokens.tolist())) != size or (size and self.tokens.min() < 0):
+            raise ValueError("Token ids are different whole numbers from 0.")
+        if not (np.isfinite(self.features).all() and ((self.shares > 0) & (self.shares <= 1)).all()):
+            raise ValueError("Token features are finite, and their shares above 0 and at most 1.")
 
     def to_message(self) -> dict[str, Any]:
         """Give plain values."""

@@ -3,7 +3,8 @@
 The covariance directions move features as their covariance says only where states are Gaussian and moving them is free.
 Real answers, steered along each direction of taste both ways, say how far each feature really moves for a vector of one
 length; the directions are then turned so that a taste's vector is the one of its length that raises the reward most.
-Nothing that reads changes, and neither do directions outside the artifact's tastes. Uses learning prompts alone.
+Nothing that reads changes, and neither do directions outside the artifact's tastes, nor what tilts logits, which is
+left out here. Uses learning prompts alone.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def make_artifact(
         dose_temperature=config.dose_temperature,
         min_p=config.min_p,
         repetition_penalty=config.repetition_penalty,
-        tilt=config.tilt,
+        tilt=0.0 if vocabulary is None else config.tilt,
     )
     samples = [corpus.samples[i] for i in rows]
     questions = choose_questions(artifact, samples, features, config.num_questions, config.num_answers, rng)

@@ -46,7 +46,8 @@ class ModelVocabulary:
     def encode(self, text: str, *, is_finished: bool) -> list[int]:
         """Return an answer's tokens, with the one that ends it if it ended by itself."""
         tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*tokens, self._tokenizer.eos_token_id] if is_finished else tokens
+        end = self._tokenizer.eos_token_id
+        return [*tokens, end] if is_finished and end is not None else tokens
 
     def decode(self, token: int) -> str:
         """Return a token's text."""

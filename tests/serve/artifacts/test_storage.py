@@ -14,8 +14,9 @@ import pytest
 
 from serve.artifacts.artifact import Artifact
 from serve.artifacts.storage import MANIFEST, Manifest, load, read_manifest, save, verify, version_of
+from serve.engines.worker_messages import TokenFeatures
 from serve.errors import ConfigurationError
-from tests.serve.artifacts_for_tests import make_artifact
+from tests.serve.artifacts_for_tests import P, make_artifact
 
 
 def manifest_of(artifact: Artifact, **changes: object) -> Manifest:
@@ -63,6 +64,27 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     manifest = verify(folder)
     assert (manifest.metrics, manifest.parents) == ({"r2": 0.5}, ("a0",))
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {MANIFEST}
+
+
+def test_what_tokens_say_comes_back_and_names_another_version(tmp_path: Path) -> None:
+    plain = make_artifact()
+    tokens = TokenFeatures(np.array([7, 3]), np.array([0.2, 0.1], np.float32), np.ones((2, P), np.float32))
+    artifact = replace(plain, feature_space=replace(plain.feature_space, token_features=tokens), tilt=0.3)
+    folder = saved(artifact, tmp_path)
+    found = load(folder).feature_space
+    assert found.token_features is not None
+    for name in ("tokens", "shares", "features"):
+        np.testing.assert_array_equal(getattr(found.token_features, name), getattr(tokens, name))
+    # What was measured in the one can be read in the other, but engines have to take the table.
+    assert found.id == plain.feature_space.id
+    assert found.engine_id != plain.feature_space.engine_id == plain.feature_space.id
+    spaces = [one.feature_space.engine_id for one in (plain, artifact)]
+    assert len({version_of(plain.population, "a", (), space) for space in spaces}) == 2
+    wider = replace(tokens, features=np.ones((2, P + 1), np.float32))
+    with pytest.raises(ValueError, match="Tokens have"):
+        replace(plain.feature_space, token_features=wider)
+    with pytest.raises(ValueError, match="tilt"):
+        replace(plain, tilt=float("nan"))
 
 
 def test_a_dose_falls_with_heat() -> None:

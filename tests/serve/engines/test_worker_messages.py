@@ -47,7 +47,10 @@ def test_the_configuration_survives_msgpack() -> None:
         ({"tokens": np.array([5, 5])}, "different"),
         ({"tokens": np.array([-1, 5])}, "from 0"),
         ({"tokens": np.array([5])}, "ids"),
-        ({"shares": np.array([0.4, 0.0], np.float32)}, "positive"),
+        ({"tokens": np.array([5.0, 2.0])}, "whole"),
+        ({"tokens": np.array([[5, 2]])}, "ids"),
+        ({"shares": np.array([0.4, 0.0], np.float32)}, "above 0"),
+        ({"shares": np.array([0.4, np.inf], np.float32)}, "at most 1"),
         ({"features": np.full((2, D), np.inf, np.float32)}, "finite"),
     ],
 )
