@@ -60,16 +60,21 @@ def token_features(
 ) -> TokenFeatures:
     """Measure the tokens of answers (n) with features (n, P) to prompts (n,).
 
-    Bytes that are no text by themselves are left out: what they become is not theirs to say.
+    Bytes that are no text by themselves are left out, for what they become is not theirs to say; and digits, for numbers
+    are what an answer says, not how: short answers are often numbers, but a number is no shorter answer.
     """
     counts = _counts(answers)  # (n, V)
     seen = np.asarray(counts.sum(axis=0))  # (V,)
     common = np.flatnonzero(seen >= MIN_COUNT)
-    tokens = np.array([token for token in common if REPLACEMENT not in vocabulary.decode(int(token))], np.int64)
+    tokens = np.array([token for token in common if _is_manner(vocabulary.decode(int(token)))], np.int64)
     shares = seen[tokens] / seen.sum()
     means = (counts[:, tokens].T @ within_prompts(features, prompts)) / (seen[tokens, None] + RIDGE)  # (T, P)
     means -= shares @ means / max(shares.sum(), 1e-12)
     return TokenFeatures(tokens, shares.astype(np.float32), means.astype(np.float32))
+
+
+def _is_manner(text: str) -> bool:
+    return REPLACEMENT not in text and not any(character.isdigit() for character in text)
 
 
 def _counts(answers: Sequence[Sequence[int]]) -> csr_array:

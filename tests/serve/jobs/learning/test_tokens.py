@@ -14,13 +14,13 @@ class Letters:
         raise NotImplementedError
 
     def decode(self, token: int) -> str:
-        return "\ufffd" if token == 3 else chr(ord("a") + token)
+        return {3: "\ufffd", 5: "7"}.get(token, chr(ord("a") + token))
 
 
 def test_a_token_says_what_its_answers_have_beyond_others_to_the_prompt() -> None:
-    # Two prompts, each with an answer that holds token 0 and one that holds token 1; 3 is no text, 4 is rare.
+    # Two prompts, each with an answer that holds token 0 and one that holds token 1; 3 is no text, 4 is rare, 5 is a digit.
     times = MIN_COUNT - 1
-    answers = [[0, 0, 0, 0, 2, 3], [1, 2, 3], [0, 0, 0, 2, 3], [1, 1, 1, 2, 3, 4]] * times
+    answers = [[0, 0, 0, 0, 2, 3], [1, 2, 5], [0, 0, 0, 2, 3], [1, 1, 1, 2, 5, 4]] * times
     features = np.array([[2.0, 5.0], [0.0, 5.0], [11.0, -5.0], [9.0, -5.0]] * times)
     prompts = np.array([0, 0, 1, 1] * times)
     found = token_features(answers, features, prompts, Letters())
