@@ -60,8 +60,8 @@ def token_features(
 ) -> TokenFeatures:
     """Measure the tokens of answers (n) with features (n, P) to prompts (n,).
 
-    Bytes that are no text by themselves are left out, for what they become is not theirs to say; and digits, for numbers
-    are what an answer says, not how: short answers are often numbers, but a number is no shorter answer.
+    Bytes that are no text by themselves are left out, for what they become is not theirs to say; and digits, for
+    numbers are what an answer says, not how: short answers are often numbers, but a number is no shorter answer.
     """
     counts = _counts(answers)  # (n, V)
     seen = np.asarray(counts.sum(axis=0))  # (V,)

@@ -18,7 +18,8 @@ class Letters:
 
 
 def test_a_token_says_what_its_answers_have_beyond_others_to_the_prompt() -> None:
-    # Two prompts, each with an answer that holds token 0 and one that holds token 1; 3 is no text, 4 is rare, 5 is a digit.
+    # Two prompts, each with an answer that holds token 0 and one that holds token 1.
+    # 3 is no text, 4 is rare, 5 is a digit.
     times = MIN_COUNT - 1
     answers = [[0, 0, 0, 0, 2, 3], [1, 2, 5], [0, 0, 0, 2, 3], [1, 1, 1, 2, 5, 4]] * times
     features = np.array([[2.0, 5.0], [0.0, 5.0], [11.0, -5.0], [9.0, -5.0]] * times)
