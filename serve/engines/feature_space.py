@@ -1,4 +1,4 @@
-"""What a model's states are read and steered in: layers, a projection of pooled states, and directions to add.
+"""What a model is read and steered in: layers, a projection of pooled states, directions to add, what tokens say.
 
 One feature space belongs to one model and outlives the artifacts fitted in it: an artifact's reward basis is a small
 matrix over these P features, and its steering directions are combinations of these columns, so that publishing an

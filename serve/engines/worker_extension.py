@@ -235,7 +235,7 @@ class Steerer:
         state = self.runner.execute_model_state
         if state is None or not (self.said or self.biases):
             return
-        logits = state.logits.float()  # as the sampler has them; in halves of the precision a tilt would be rounded
+        logits = state.logits.float()  # as the sampler has them; bfloat16 would round a tilt
         self.runner.execute_model_state = state._replace(logits=logits)
         batch, said = self.runner.input_batch, list[tuple[int, SaidTokens]]()
         batch.update_async_output_token_ids()  # where steps overlap, the last token is known by now

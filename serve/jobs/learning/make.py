@@ -163,9 +163,10 @@ def make_artifact(
     """Make the artifact and say how well it reads; without the model's vocabulary it tilts no logits."""
     rows = learning_rows(corpus)
     space = make_space(corpus, rows, config.space)
+    projected = project(corpus, space)
     if vocabulary is not None:
-        space = with_tokens(space, corpus, rows, vocabulary)
-    measured = measure_corpus(corpus, rows, project(corpus, space))
+        space = with_tokens(space, corpus, rows, projected[rows], vocabulary)
+    measured = measure_corpus(corpus, rows, projected)
     rng = np.random.default_rng(config.seed)
     prompts = numbered(corpus.prompt_numbers()[rows])
     features, properties = measured.features[rows], measured.properties[rows]
@@ -205,11 +206,13 @@ def learning_rows(corpus: Corpus) -> Index:
     return rows
 
 
-def with_tokens(space: FeatureSpace, corpus: Corpus, rows: Index, vocabulary: Vocabulary) -> FeatureSpace:
-    """Add what tokens say of the features, from some of a corpus' answers."""
+def with_tokens(
+    space: FeatureSpace, corpus: Corpus, rows: Index, features: Array, vocabulary: Vocabulary
+) -> FeatureSpace:
+    """Add what tokens say of the features, from some of a corpus' answers, `rows`, with their features (n, P)."""
     samples = [corpus.samples[i] for i in rows]
     answers = [vocabulary.encode(sample.text, is_finished=sample.is_finished) for sample in samples]
-    found = token_features(answers, project(corpus, space)[rows], corpus.prompt_numbers()[rows], vocabulary)
+    found = token_features(answers, features, corpus.prompt_numbers()[rows], vocabulary)
     return replace(space, token_features=found)
 
 
